@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.30;
+
+/// @title Escrow and life cycle of a task: None -> Requested -> Assigned -> Running -> Completed | Closed.
+/// @notice Pays only when every computing server has reported its sandbox destroyed. The result hash overwrites the key, so invalidating the key cannot be forgotten.
+interface ITaskScheduler {
+    enum Phase { None, Requested, Assigned, Running, Completed, Closed }
+
+    /// @param servers how many computing servers, 1..16.
+    /// @param perServer what each is paid by `complete`. @param stake locked from each server's deposit by `assign`.
+    /// @param scheduleBy,keyBy,completeBy,reportBy unix seconds, strictly increasing: last moment for assign, publishKey, complete with all reports, complete with reports missing.
+    struct Terms {
+        uint8 servers;
+        uint96 perServer;
+        uint96 stake;
+        uint40 scheduleBy;
+        uint40 keyBy;
+        uint40 completeBy;
+        uint40 reportBy;
+    }
+
+    struct TaskView {
+        address requester;
+        Phase phase;
+        bool stopping;      // the requester cancelled after assignment: servers tear down and report
+        uint16 reported;    // bit i: server i reported its sandbox destroyed (or never created)
+        uint96 escrow;
+        Terms terms;
+        bytes32 specHash;   // keccak256 of the canonical spec
+        bytes32 keyOrResult; // Running: the task key's address; Completed: the result hash; otherwise 0
+        uint32[] compute;   // node ids in the order of the spec's roles, flattened
+        uint32[] stores;
+    }
+
+    event Requested(bytes32 indexed id, address indexed requester, bytes32 specHash, Terms terms, bytes spec);
+    event Assigned(bytes32 indexed id, uint32[] compute, uint32[] stores);
+    /// @param statements keccak256 of each server's sandbox statement. @param descriptors rendezvous descriptors, each sealed to one participant (opaque here).
+    event KeyPublished(bytes32 indexed id, address key, bytes32[] statements, bytes descriptors);
+    event Stopping(bytes32 indexed id);
+    event Reported(bytes32 indexed id, uint8 indexed index, address server);
+    event Completed(bytes32 indexed id, bytes32 resultHash);
+    event Closed(bytes32 indexed id, uint96 refunded);
+    event StakeChanged(address indexed owner, uint256 free, uint256 locked);
+
+    /// id = keccak256(abi.encode(msg.sender, salt)); a second request with the same salt reverts TaskExists. msg.value is the budget, >= servers * perServer.
+    function request(bytes32 salt, bytes calldata spec, Terms calldata terms) external payable returns (bytes32 id);
+    /// Requester only. Checks role, status, capacity and free stake of every node; refuses one node or one owner twice in `compute`.
+    function assign(bytes32 id, uint32[] calldata compute, uint32[] calldata stores) external;
+    /// Anyone. signatures: 65 bytes (r,s,v) per compute server in order, over EIP-712 SandboxKey(bytes32 taskId,address key,bytes32 statementsHash), statementsHash = keccak256(abi.encodePacked(statements)).
+    function publishKey(bytes32 id, address key, bytes32[] calldata statements, bytes calldata signatures, bytes calldata descriptors) external;
+    /// Server `index`, by its owner: its sandbox is gone. In Assigned or Running.
+    function report(bytes32 id, uint8 index) external;
+    /// Server `index`, by its owner (counts as its own report). signature by the task key over EIP-712 Result(bytes32 taskId,bytes32 resultHash). Pays, refunds the rest, unlocks stakes; after completeBy the servers that have not reported are not paid and their stakes go to the requester.
+    function complete(bytes32 id, uint8 index, bytes32 resultHash, bytes calldata signature) external;
+    /// Requester. Requested: closes and refunds. Assigned, Running: sets `stopping`.
+    function cancel(bytes32 id) external;
+    /// Anyone. Requested: after scheduleBy. Assigned: all reported, or after keyBy. Running: all reported, or after reportBy. Zeroes the key; a server that has not reported loses its stake to the requester; reported servers are paid only if the requester stopped a Running task.
+    function refund(bytes32 id) external;
+
+    function task(bytes32 id) external view returns (TaskView memory);
+    function depositStake() external payable;
+    function withdrawStake(uint256 amount) external;
+    function stakeOf(address owner) external view returns (uint256 free, uint256 locked);
+    /// A payee that reverts is credited instead.
+    function credit(address owner) external view returns (uint256);
+    function withdrawCredit() external;
+}

@@ -1,0 +1,148 @@
+"""What is read from the chain, as values. One block's view each: a reader never mixes two blocks in one value."""
+
+import dataclasses
+import enum
+
+from veilpod.core.ids import Address, ChannelId, NodeId, ResourceId, TaskId
+
+
+class Role(enum.IntFlag):
+    """Role bits of a node in NodeRegistry."""
+
+    USER = 1
+    STORAGE = 2
+    COMPUTE = 4
+    RELAY = 8
+    PROVIDER = 16
+
+
+class NodeStatus(enum.IntEnum):
+    """NodeRegistry.Status."""
+
+    NONE = 0
+    ACTIVE = 1
+    DRAINING = 2
+    OFFLINE = 3
+    SUSPENDED = 4
+    RETIRED = 5
+
+
+class TaskPhase(enum.IntEnum):
+    """TaskScheduler.Phase."""
+
+    NONE = 0
+    REQUESTED = 1
+    ASSIGNED = 2
+    RUNNING = 3
+    COMPLETED = 4
+    CLOSED = 5
+
+
+class ChannelPhase(enum.IntEnum):
+    """ChannelManager.Phase."""
+
+    NONE = 0
+    OPENING = 1
+    OPEN = 2
+    DISPUTED = 3
+    CLOSED = 4
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """An entry of the registry with the proof of possession from its newest NodeKey event (checked by who uses it)."""
+
+    id: NodeId
+    owner: Address
+    roles: Role
+    status: NodeStatus
+    key_epoch: int
+    updated_at: int  # unix seconds of the last heartbeat
+    capacity: int
+    identity_key: bytes  # Ed25519, 32 bytes
+    onion_key: bytes  # X25519, 32 bytes
+    endpoint: str  # "ip:port" or ""
+    proof: bytes  # 64 bytes, or b"" when the event was not found
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Resource:
+    """A data resource: who owns it, where it lies, the SHA-256 of its sealed form."""
+
+    id: ResourceId
+    owner: Address
+    node: NodeId
+    revoked: bool
+    digest: bytes
+    size: int
+    name: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """TaskScheduler.Terms: wei and unix seconds."""
+
+    servers: int
+    per_server: int
+    stake: int
+    schedule_by: int
+    key_by: int
+    complete_by: int
+    report_by: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ChainTask:
+    """A task as TaskScheduler has it, with what only its events carry. `phase` NONE means: not on chain (known, not unknown)."""
+
+    id: TaskId
+    phase: TaskPhase
+    requester: Address
+    stopping: bool
+    reported: int  # bit i: server i reported
+    escrow: int
+    terms: Terms
+    spec_hash: bytes
+    key: Address | None  # while RUNNING
+    result_hash: bytes | None  # once COMPLETED
+    compute: tuple[NodeId, ...]
+    stores: tuple[NodeId, ...]
+    spec: bytes  # canonical JSON from the Requested event
+    statements: tuple[bytes, ...]  # from KeyPublished, () before
+    descriptors: bytes  # from KeyPublished, b"" before
+    published_key: Address | None  # from KeyPublished: stays known after the key was revoked
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelTerms:
+    """asset:160 | lane:48 | challengePeriod:32 | penaltyBps:16 of a channel id."""
+
+    asset: Address
+    lane: int
+    challenge_period: int
+    penalty_bps: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ChainChannel:
+    """A channel's word, unpacked."""
+
+    id: ChannelId
+    phase: ChannelPhase
+    epoch: int
+    sequence: int
+    deadline: int
+    balance_a: int
+    balance_b: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ChainEvent:
+    """A hint from the log follower: something about `subject` changed. Truth is always read again."""
+
+    contract: str  # "NodeRegistry" | "TaskScheduler" | "ChannelManager"
+    name: str
+    subject: bytes  # task, channel or resource id, or node id as 4 bytes
+    args: dict[str, object]
+    block: int
+    transaction: bytes
