@@ -19,6 +19,7 @@ interface IChannelManager {
     event Responded(bytes32 indexed channelId, uint56 version);
     event Closed(bytes32 indexed channelId, uint56 version, uint80 paidA, uint80 paidB);
     event Credited(address indexed account, address indexed asset, uint256 amount);
+    event CreditWithdrawn(address indexed account, address indexed asset, uint256 amount);
 
     /// The caller (a or b) locks its deposit (msg.value for ETH, amount pulled for ERC-20) and names what the peer must lock.
     function open(Id calldata id, uint80 deposit, uint80 peerDeposit) external payable;

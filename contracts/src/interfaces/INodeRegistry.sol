@@ -54,7 +54,10 @@ interface INodeRegistry {
     function revokeResource(bytes32 id) external;
 
     function nodeCount() external view returns (uint32);
+    function guardian() external view returns (address);
     function node(uint32 id) external view returns (NodeView memory);
+    /// Zero for an unknown id. Never changes for a node, whatever its status.
+    function ownerOf(uint32 id) external view returns (address);
     /// Nodes with any of `roles`, ids in [from, from+count); ids start at 1.
     function page(uint8 roles, uint32 from, uint32 count) external view returns (NodeView[] memory);
     function resource(bytes32 id) external view returns (Resource memory);

@@ -41,6 +41,9 @@ interface ITaskScheduler {
     event Completed(bytes32 indexed id, bytes32 resultHash);
     event Closed(bytes32 indexed id, uint96 refunded);
     event StakeChanged(address indexed owner, uint256 free, uint256 locked);
+    event Credited(address indexed account, uint256 amount);
+    event CreditWithdrawn(address indexed account, uint256 amount);
+    event RequestsSwitched(bool stopped);
 
     /// id = keccak256(abi.encode(msg.sender, salt)); a second request with the same salt reverts TaskExists. msg.value is the budget, >= servers * perServer.
     function request(bytes32 salt, bytes calldata spec, Terms calldata terms) external payable returns (bytes32 id);
@@ -57,7 +60,12 @@ interface ITaskScheduler {
     /// Anyone. Requested: after scheduleBy. Assigned: all reported, or after keyBy. Running: all reported, or after reportBy. Zeroes the key; a server that has not reported loses its stake to the requester; reported servers are paid only if the requester stopped a Running task.
     function refund(bytes32 id) external;
 
+    /// The registry's guardian only: no new requests while true. Tasks that exist go on.
+    function stopRequests(bool stopped) external;
+
     function task(bytes32 id) external view returns (TaskView memory);
+    /// How many sandboxes of unfinished tasks a node has now; `assign` refuses a node whose capacity is reached.
+    function sandboxesOn(uint32 node) external view returns (uint32);
     function depositStake() external payable;
     function withdrawStake(uint256 amount) external;
     function stakeOf(address owner) external view returns (uint256 free, uint256 locked);

@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.30;
+
+import {INodeRegistry} from "./interfaces/INodeRegistry.sol";
+
+/// @title The register contract and the onion directory.
+/// @notice Holds no money. The guardian can suspend a node and lift the suspension, nothing else.
+/// @dev Caveats:
+/// - A proof of possession is not checked here (no Ed25519 in the EVM): it is in the event, and readers must check it before they
+///   use a key. An entry without a valid proof is to be read as absent.
+/// - `updatedAt` moves with every act of the owner and is the heartbeat; an act of the guardian does not move it.
+/// - Anybody may register a resource under any name. A name is a hint; (owner, name) is the identity.
+contract NodeRegistry is INodeRegistry {
+    /*//////////////////////////////////////////////////////////////
+                                 ERRORS
+    //////////////////////////////////////////////////////////////*/
+
+    error CallAsGuardian();
+    error CallAsOwner();
+    error RegisterNodeFirst(uint32 id);
+    error ChooseRoles();
+    error SetCapacityForComputeOnly();
+    error ReduceCapacity();
+    error GiveKeys();
+    error GiveProofOf64Bytes();
+    error GiveEndpoint();
+    error ShortenEndpoint(uint256 maxLength);
+    error NodeRetired(uint32 id);
+    error NodeSuspended(uint32 id);
+    error NodeNotActive(uint32 id, Status status);
+    error NodeLacksRole(uint32 id, uint8 role);
+    error ChooseOwnersStatus();
+    error KeyEpochsExhausted();
+    error RevokeResourceFirst(bytes32 id);
+    error ResourceNotListed(bytes32 id);
+    error ChooseNameOfLength(uint256 minLength, uint256 maxLength);
+    error ChooseSize();
+
+    /*//////////////////////////////////////////////////////////////
+                                CONSTANTS
+    //////////////////////////////////////////////////////////////*/
+
+    uint8 public constant USER = 1;
+    uint8 public constant STORAGE = 2;
+    uint8 public constant COMPUTE = 4;
+    uint8 public constant RELAY = 8;
+    uint8 public constant PROVIDER = 16;
+
+    uint8 private constant ALL_ROLES = 31;
+    /// Roles that somebody dials. A computing server is never dialled, so that its place need not be published.
+    uint8 private constant DIALLED_ROLES = STORAGE | RELAY | PROVIDER;
+
+    uint256 private constant MAX_ENDPOINT = 64; // "[ipv6]:port" is 47
+    uint256 private constant MAX_NAME = 64;
+    uint256 private constant PROOF_LENGTH = 64; // Ed25519
+
+    /*//////////////////////////////////////////////////////////////
+                                 STORAGE
+    //////////////////////////////////////////////////////////////*/
+
+    /// Four words for an endpoint of up to 31 bytes; everything that changes often is in the first.
+    struct Node {
+        address owner;
+        uint8 roles;
+        Status status;
+        uint16 keyEpoch;
+        uint24 capacity;
+        uint40 updatedAt;
+        bytes32 identityKey;
+        bytes32 onionKey;
+        string endpoint;
+    }
+
+    struct StoredResource {
+        address owner;
+        uint32 node;
+        uint56 size;
+        bool revoked;
+        bytes32 digest;
+        string name;
+    }
+
+    /// @notice May suspend nodes here and stop new requests in TaskScheduler. Never touches money or channels.
+    address public immutable guardian;
+
+    uint32 public nodeCount;
+    mapping(uint32 id => Node) private nodes;
+    mapping(bytes32 id => StoredResource) private resources;
+    mapping(bytes32 nameHash => bytes32[]) private named;
+
+    constructor(address guardian_) {
+        guardian = guardian_;
+    }
+
+    /*//////////////////////////////////////////////////////////////
+                                  NODES
+    //////////////////////////////////////////////////////////////*/
+
+    /// @inheritdoc INodeRegistry
+    function register(
+        uint8 roles,
+        uint32 capacity,
+        bytes32 identityKey,
+        bytes32 onionKey,
+        string calldata endpoint,
+        bytes calldata proof
+    ) external returns (uint32 id) {
+        _checkRoles(roles, capacity);
+        _checkKeys(identityKey, onionKey, proof);
+        _checkEndpoint(roles, endpoint);
+
+        id = ++nodeCount;
+        nodes[id] = Node({
+            owner: msg.sender,
+            roles: roles,
+            status: Status.Active,
+            keyEpoch: 1,
+            capacity: uint24(capacity),
+            updatedAt: uint40(block.timestamp),
+            identityKey: identityKey,
+            onionKey: onionKey,
+            endpoint: endpoint
+        });
+
+        emit NodeRegistered(id, msg.sender, roles, endpoint);
+        emit NodeKey(id, 1, identityKey, onionKey, proof);
+    }
+
+    /// @inheritdoc INodeRegistry
+    function rotateKey(uint32 id, bytes32 onionKey, bytes calldata proof) external {
+        Node storage n = _owned(id);
+        bytes32 identityKey = n.identityKey;
+        _checkKeys(identityKey, onionKey, proof);
+        if (n.keyEpoch == type(uint16).max) revert KeyEpochsExhausted();
+
+        uint16 keyEpoch = n.keyEpoch + 1;
+        n.keyEpoch = keyEpoch;
+        n.updatedAt = uint40(block.timestamp);
+        n.onionKey = onionKey;
+
+        emit NodeKey(id, keyEpoch, identityKey, onionKey, proof);
+    }
+
+    /// @inheritdoc INodeRegistry
+    function setEndpoint(uint32 id, string calldata endpoint) external {
+        Node storage n = _owned(id);
+        _checkEndpoint(n.roles, endpoint);
+
+        n.endpoint = endpoint;
+        n.updatedAt = uint40(block.timestamp);
+
+        emit NodeEndpoint(id, endpoint);
+    }
+
+    /// @inheritdoc INodeRegistry
+    function setStatus(uint32 id, Status status) external {
+        Node storage n = _owned(id);
+        if (status == Status.None || status == Status.Suspended) revert ChooseOwnersStatus();
+        // A suspended node may leave, and nothing else, until the guardian lifts the suspension.
+        if (n.status == Status.Suspended && status != Status.Retired) revert NodeSuspended(id);
+
+        n.status = status;
+        n.updatedAt = uint40(block.timestamp);
+
+        emit NodeStatus(id, status);
+    }
+
+    /// @inheritdoc INodeRegistry
+    function setSuspended(uint32 id, bool suspended) external {
+        if (msg.sender != guardian) revert CallAsGuardian();
+        Node storage n = _existing(id);
+        if (n.status == Status.Retired) revert NodeRetired(id);
+        if (!suspended && n.status != Status.Suspended) revert NodeNotActive(id, n.status);
+
+        // Lifting does not activate: only the owner knows whether the node is up.
+        Status status = suspended ? Status.Suspended : Status.Offline;
+        n.status = status;
+
+        emit NodeStatus(id, status);
+    }
+
+    /// @inheritdoc INodeRegistry
+    function heartbeat(uint32 id) external {
+        _owned(id).updatedAt = uint40(block.timestamp);
+    }
+
+    /*//////////////////////////////////////////////////////////////
+                                RESOURCES
+    //////////////////////////////////////////////////////////////*/
+
+    /// @inheritdoc INodeRegistry
+    function addResource(uint32 nodeId, string calldata name, bytes32 digest, uint64 size) external returns (bytes32 id) {
+        uint256 length = bytes(name).length;
+        if (length == 0 || length > MAX_NAME) revert ChooseNameOfLength(1, MAX_NAME);
+        if (size == 0 || size > type(uint56).max) revert ChooseSize();
+        Node storage n = _existing(nodeId);
+        if (n.roles & STORAGE == 0) revert NodeLacksRole(nodeId, STORAGE);
+        if (n.status == Status.Retired) revert NodeRetired(nodeId);
+
+        id = keccak256(abi.encode(msg.sender, name));
+        bytes32 nameHash = keccak256(bytes(name));
+        StoredResource storage r = resources[id];
+        // A revoked entry may be listed anew (new content, other store); its name is already in the list.
+        if (r.owner == address(0)) named[nameHash].push(id);
+        else if (!r.revoked) revert RevokeResourceFirst(id);
+
+        resources[id] = StoredResource({
+            owner: msg.sender,
+            node: nodeId,
+            size: uint56(size),
+            revoked: false,
+            digest: digest,
+            name: name
+        });
+
+        emit ResourceAdded(id, nameHash, msg.sender, nodeId, digest, size, name);
+    }
+
+    /// @inheritdoc INodeRegistry
+    function revokeResource(bytes32 id) external {
+        StoredResource storage r = resources[id];
+        if (r.owner != msg.sender) revert CallAsOwner();
+        if (r.revoked) revert ResourceNotListed(id);
+
+        r.revoked = true;
+
+        emit ResourceRevoked(id);
+    }
+
+    /*//////////////////////////////////////////////////////////////
+                                  VIEWS
+    //////////////////////////////////////////////////////////////*/
+
+    /// @inheritdoc INodeRegistry
+    function node(uint32 id) external view returns (NodeView memory) {
+        return _view(id);
+    }
+
+    /// @inheritdoc INodeRegistry
+    function ownerOf(uint32 id) external view returns (address) {
+        return nodes[id].owner;
+    }
+
+    /// @inheritdoc INodeRegistry
+    function page(uint8 roles, uint32 from, uint32 count) external view returns (NodeView[] memory found) {
+        uint256 first = from == 0 ? 1 : from;
+        uint256 end = uint256(from) + count;
+        if (end > uint256(nodeCount) + 1) end = uint256(nodeCount) + 1;
+        if (first >= end) return found;
+
+        found = new NodeView[](end - first);
+        uint256 length;
+        for (uint256 id = first; id < end; ++id) {
+            if (nodes[uint32(id)].roles & roles != 0) found[length++] = _view(uint32(id));
+        }
+        assembly ("memory-safe") {
+            mstore(found, length) // shrink to what matched
+        }
+    }
+
+    /// @inheritdoc INodeRegistry
+    function resource(bytes32 id) external view returns (Resource memory) {
+        StoredResource storage r = resources[id];
+        return Resource({
+            owner: r.owner, node: r.node, revoked: r.revoked, digest: r.digest, size: r.size, name: r.name
+        });
+    }
+
+    /// @inheritdoc INodeRegistry
+    function resourcesNamed(string calldata name) external view returns (bytes32[] memory) {
+        return named[keccak256(bytes(name))];
+    }
+
+    /// @inheritdoc INodeRegistry
+    function requireActive(uint32 id, uint8 role) external view returns (address owner, uint32 capacity) {
+        Node storage n = _existing(id);
+        if (n.status != Status.Active) revert NodeNotActive(id, n.status);
+        if (n.roles & role != role) revert NodeLacksRole(id, role);
+        return (n.owner, n.capacity);
+    }
+
+    /*//////////////////////////////////////////////////////////////
+                                INTERNALS
+    //////////////////////////////////////////////////////////////*/
+
+    function _existing(uint32 id) private view returns (Node storage n) {
+        n = nodes[id];
+        if (n.owner == address(0)) revert RegisterNodeFirst(id);
+    }
+
+    /// @dev The caller's node. A retired node is final: its history must keep meaning what it meant.
+    function _owned(uint32 id) private view returns (Node storage n) {
+        n = _existing(id);
+        if (n.owner != msg.sender) revert CallAsOwner();
+        if (n.status == Status.Retired) revert NodeRetired(id);
+    }
+
+    function _view(uint32 id) private view returns (NodeView memory v) {
+        Node storage n = nodes[id];
+        if (n.owner == address(0)) return v;
+        return NodeView({
+            id: id,
+            owner: n.owner,
+            roles: n.roles,
+            status: n.status,
+            keyEpoch: n.keyEpoch,
+            updatedAt: n.updatedAt,
+            capacity: n.capacity,
+            identityKey: n.identityKey,
+            onionKey: n.onionKey,
+            endpoint: n.endpoint
+        });
+    }
+
+    function _checkRoles(uint8 roles, uint32 capacity) private pure {
+        if (roles == 0 || roles > ALL_ROLES) revert ChooseRoles();
+        if ((capacity != 0) != (roles & COMPUTE != 0)) revert SetCapacityForComputeOnly();
+        if (capacity > type(uint24).max) revert ReduceCapacity();
+    }
+
+    function _checkKeys(bytes32 identityKey, bytes32 onionKey, bytes calldata proof) private pure {
+        if (identityKey == 0 || onionKey == 0) revert GiveKeys();
+        if (proof.length != PROOF_LENGTH) revert GiveProofOf64Bytes();
+    }
+
+    function _checkEndpoint(uint8 roles, string calldata endpoint) private pure {
+        uint256 length = bytes(endpoint).length;
+        if (length == 0 && roles & DIALLED_ROLES != 0) revert GiveEndpoint();
+        if (length > MAX_ENDPOINT) revert ShortenEndpoint(MAX_ENDPOINT);
+    }
+}

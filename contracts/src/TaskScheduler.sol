@@ -1,0 +1,527 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.30;
+
+import {INodeRegistry} from "./interfaces/INodeRegistry.sol";
+import {ITaskScheduler} from "./interfaces/ITaskScheduler.sol";
+import {Domain} from "./lib/Domain.sol";
+import {Lock} from "./lib/Lock.sol";
+import {Payments} from "./lib/Payments.sol";
+import {Signatures} from "./lib/Signatures.sol";
+
+/// @title Escrow and life cycle of a task.
+/// @notice Pays only when every computing server has reported its sandbox destroyed. The registry's guardian can stop new
+/// requests; it has no say in a task that exists, nor in anybody's money.
+/// @dev Caveats:
+/// - `assign` asks no server: a deposit of stake plus status Active is the standing consent. A server that does not want a task
+///   reports at once, which costs it nothing. It must therefore look at the chain more often than MIN_WINDOW.
+/// - A server that has seen no KeyPublished must report before keyBy, whoever is at fault: after it, silence costs the stake.
+/// - Any server can hold the result back: then the others are not paid, and it loses its stake to the requester.
+/// - Nobody can prove on chain that a sandbox is gone. The report is the server's word, backed by its pay.
+contract TaskScheduler is ITaskScheduler, Domain, Lock {
+    /*//////////////////////////////////////////////////////////////
+                                 ERRORS
+    //////////////////////////////////////////////////////////////*/
+
+    error CallAsGuardian();
+    error CallAsRequester(address requester);
+    error CallAsServer(address server);
+    error RequestsStopped();
+    error TaskExists(bytes32 id);
+    error RequestFirst(Phase phase);
+    error AssignFirst(Phase phase);
+    error PublishKeyFirst(Phase phase);
+    error TaskOver(Phase phase);
+    error TaskIsStopping();
+    error ChooseServers(uint256 min, uint256 max);
+    error FundAtLeast(uint256 budget);
+    error LowerBudget();
+    error SpaceDeadlines(uint256 window);
+    error DeadlinePassed(uint256 deadline);
+    error WaitUntilAfter(uint256 deadline);
+    error AssignExactly(uint256 servers);
+    error AssignFewerStores(uint256 max);
+    error AssignNodeOnce(uint32 node);
+    error AssignOwnerOnce(address owner);
+    error ChooseNodeWithRoom(uint32 node);
+    error TopUpStake(address owner, uint256 needed);
+    error GiveStatementPerServer(uint256 servers);
+    error GetSignatureOf(address server);
+    error GetSignatureOfTaskKey(address key);
+    error GiveKey();
+    error GiveResultHash();
+    error ServerLeft(uint16 reported);
+    error ReportOnce(uint8 index);
+    error WaitForReports(uint16 reported);
+    error WithdrawAtMost(uint256 amount);
+    error NothingToWithdraw();
+    error AcceptPayment();
+
+    /*//////////////////////////////////////////////////////////////
+                                CONSTANTS
+    //////////////////////////////////////////////////////////////*/
+
+    bytes32 private constant SANDBOX_KEY_TYPEHASH =
+        keccak256("SandboxKey(bytes32 taskId,address key,bytes32 statementsHash)");
+    bytes32 private constant RESULT_TYPEHASH = keccak256("Result(bytes32 taskId,bytes32 resultHash)");
+
+    uint8 private constant STORAGE = 2;
+    uint8 private constant COMPUTE = 4;
+    uint256 private constant MAX_SERVERS = 16;
+    uint256 private constant MAX_STORES = 16;
+    /// Between any two deadlines. Without it a requester could assign a server and take its stake a second later.
+    uint256 private constant MIN_WINDOW = 60 seconds;
+    uint256 private constant IDS_PER_WORD = 8;
+
+    /*//////////////////////////////////////////////////////////////
+                                 STORAGE
+    //////////////////////////////////////////////////////////////*/
+
+    struct Task {
+        // What transitions change, and what most calls read, is in the first word.
+        address requester;
+        Phase phase;
+        bool stopping;
+        uint16 reported;
+        uint8 servers;
+        uint8 stores;
+        uint40 scheduleBy;
+        // Left as it was when the task is over: zeroing would cost a write that nobody reads.
+        uint96 escrow;
+        uint96 perServer;
+        uint40 keyBy;
+        uint96 stake;
+        uint40 completeBy;
+        uint40 reportBy;
+        bytes32 specHash;
+        // The result overwrites the key: invalidating the key cannot be forgotten.
+        bytes32 keyOrResult;
+        // compute ids, then store ids, eight to a word.
+        uint256[(MAX_SERVERS + MAX_STORES) / IDS_PER_WORD] nodes;
+    }
+
+    struct Stake {
+        uint128 free;
+        uint128 locked;
+    }
+
+    INodeRegistry public immutable registry;
+
+    bool public requestsStopped;
+    mapping(bytes32 id => Task) private tasks;
+    mapping(address owner => Stake) private stakes;
+    mapping(address owner => uint256) public credit;
+    /// @inheritdoc ITaskScheduler
+    mapping(uint32 node => uint32) public sandboxesOn;
+
+    constructor(INodeRegistry registry_) {
+        registry = registry_;
+    }
+
+    /*//////////////////////////////////////////////////////////////
+                          REQUEST AND ASSIGNMENT
+    //////////////////////////////////////////////////////////////*/
+
+    /// @inheritdoc ITaskScheduler
+    function request(bytes32 salt, bytes calldata spec, Terms calldata terms) external payable lock returns (bytes32 id) {
+        if (requestsStopped) revert RequestsStopped();
+        _checkTerms(terms);
+        id = keccak256(abi.encode(msg.sender, salt));
+        Task storage t = tasks[id];
+        if (t.phase != Phase.None) revert TaskExists(id);
+
+        t.requester = msg.sender;
+        t.phase = Phase.Requested;
+        t.servers = terms.servers;
+        t.scheduleBy = terms.scheduleBy;
+        t.escrow = uint96(msg.value);
+        t.perServer = terms.perServer;
+        t.keyBy = terms.keyBy;
+        t.stake = terms.stake;
+        t.completeBy = terms.completeBy;
+        t.reportBy = terms.reportBy;
+        bytes32 specHash = keccak256(spec);
+        t.specHash = specHash;
+
+        emit Requested(id, msg.sender, specHash, terms, spec);
+    }
+
+    /// @inheritdoc ITaskScheduler
+    function assign(bytes32 id, uint32[] calldata compute, uint32[] calldata stores) external lock {
+        Task storage t = tasks[id];
+        if (t.phase != Phase.Requested) revert RequestFirst(t.phase);
+        if (msg.sender != t.requester) revert CallAsRequester(t.requester);
+        if (block.timestamp > t.scheduleBy) revert DeadlinePassed(t.scheduleBy);
+        if (compute.length != t.servers) revert AssignExactly(t.servers);
+        if (stores.length > MAX_STORES) revert AssignFewerStores(MAX_STORES);
+
+        t.phase = Phase.Assigned;
+        t.stores = uint8(stores.length);
+        _storeIds(t, compute, stores);
+        _engage(compute, t.stake);
+        for (uint256 i; i < stores.length; ++i) {
+            registry.requireActive(stores[i], STORAGE);
+        }
+
+        emit Assigned(id, compute, stores);
+    }
+
+    /// @inheritdoc ITaskScheduler
+    function publishKey(
+        bytes32 id,
+        address key,
+        bytes32[] calldata statements,
+        bytes calldata signatures,
+        bytes calldata descriptors
+    ) external lock {
+        Task storage t = tasks[id];
+        if (t.phase != Phase.Assigned) revert AssignFirst(t.phase);
+        if (t.stopping) revert TaskIsStopping();
+        if (t.reported != 0) revert ServerLeft(t.reported);
+        if (block.timestamp > t.keyBy) revert DeadlinePassed(t.keyBy);
+        if (key == address(0)) revert GiveKey();
+        if (statements.length != t.servers) revert GiveStatementPerServer(t.servers);
+        bytes32 statementsHash = keccak256(abi.encodePacked(statements));
+        _requireAllSigned(t, _digest(keccak256(abi.encode(SANDBOX_KEY_TYPEHASH, id, key, statementsHash))), signatures);
+
+        t.phase = Phase.Running;
+        t.keyOrResult = bytes32(uint256(uint160(key)));
+
+        emit KeyPublished(id, key, statements, descriptors);
+    }
+
+    /*//////////////////////////////////////////////////////////////
+                              REPORT AND END
+    //////////////////////////////////////////////////////////////*/
+
+    /// @inheritdoc ITaskScheduler
+    function report(bytes32 id, uint8 index) external lock {
+        Task storage t = tasks[id];
+        if (t.phase == Phase.None || t.phase == Phase.Requested) revert AssignFirst(t.phase);
+        if (t.phase != Phase.Assigned && t.phase != Phase.Running) revert TaskOver(t.phase);
+        _requireServer(t, index);
+        uint16 reported = t.reported;
+        if (_has(reported, index)) revert ReportOnce(index);
+
+        t.reported = reported | _bit(index);
+        _release(t, index);
+
+        emit Reported(id, index, msg.sender);
+    }
+
+    /// @inheritdoc ITaskScheduler
+    function complete(bytes32 id, uint8 index, bytes32 resultHash, bytes calldata signature) external lock {
+        Task storage t = tasks[id];
+        if (t.phase != Phase.Running) revert PublishKeyFirst(t.phase);
+        if (block.timestamp > t.reportBy) revert DeadlinePassed(t.reportBy);
+        _requireServer(t, index);
+        if (resultHash == 0) revert GiveResultHash();
+        uint16 reported = t.reported | _bit(index);
+        // Paying for a result while a sandbox still lives would break the order that may never break.
+        if (block.timestamp <= t.completeBy && reported != _everybody(t)) revert WaitForReports(reported);
+        _requireTaskKey(t, _digest(keccak256(abi.encode(RESULT_TYPEHASH, id, resultHash))), signature);
+
+        if (!_has(t.reported, index)) _release(t, index);
+        t.phase = Phase.Completed;
+        t.reported = reported;
+        t.keyOrResult = resultHash;
+
+        emit Completed(id, resultHash);
+        _settle(t, reported, t.perServer);
+    }
+
+    /// @inheritdoc ITaskScheduler
+    function cancel(bytes32 id) external lock {
+        Task storage t = tasks[id];
+        if (t.phase == Phase.None) revert RequestFirst(t.phase);
+        if (msg.sender != t.requester) revert CallAsRequester(t.requester);
+        if (t.phase == Phase.Requested) return _closeUnassigned(id, t);
+        if (t.phase != Phase.Assigned && t.phase != Phase.Running) revert TaskOver(t.phase);
+        if (t.stopping) revert TaskIsStopping();
+
+        t.stopping = true;
+
+        emit Stopping(id);
+    }
+
+    /// @inheritdoc ITaskScheduler
+    function refund(bytes32 id) external lock {
+        Task storage t = tasks[id];
+        Phase phase = t.phase;
+        if (phase == Phase.None) revert RequestFirst(phase);
+        if (phase == Phase.Completed || phase == Phase.Closed) revert TaskOver(phase);
+        if (phase == Phase.Requested) {
+            _requireAfter(t.scheduleBy);
+            return _closeUnassigned(id, t);
+        }
+        uint16 reported = t.reported;
+        if (reported != _everybody(t)) _requireAfter(phase == Phase.Assigned ? t.keyBy : t.reportBy);
+
+        // Who was sent home while it worked is paid; who never worked, or stopped by itself, is not.
+        uint256 pay = phase == Phase.Running && t.stopping ? t.perServer : 0;
+        t.phase = Phase.Closed;
+        t.keyOrResult = 0;
+
+        // Slashed stakes are part of it, and a payee's refusal does not change it: what the requester gets is known here.
+        emit Closed(id, uint96(_toRequester(t, reported, pay)));
+        _settle(t, reported, pay);
+    }
+
+    /*//////////////////////////////////////////////////////////////
+                             STAKE AND CREDIT
+    //////////////////////////////////////////////////////////////*/
+
+    /// @inheritdoc ITaskScheduler
+    function depositStake() external payable lock {
+        Stake storage s = stakes[msg.sender];
+        // No chain has 2^128 wei.
+        s.free += uint128(msg.value);
+        emit StakeChanged(msg.sender, s.free, s.locked);
+    }
+
+    /// @inheritdoc ITaskScheduler
+    function withdrawStake(uint256 amount) external lock {
+        Stake storage s = stakes[msg.sender];
+        if (amount > s.free) revert WithdrawAtMost(s.free);
+
+        s.free -= uint128(amount);
+
+        emit StakeChanged(msg.sender, s.free, s.locked);
+        if (!Payments.tryPushAll(Payments.ETH, msg.sender, amount)) revert AcceptPayment();
+    }
+
+    /// @inheritdoc ITaskScheduler
+    function withdrawCredit() external lock {
+        uint256 amount = credit[msg.sender];
+        if (amount == 0) revert NothingToWithdraw();
+
+        credit[msg.sender] = 0;
+
+        emit CreditWithdrawn(msg.sender, amount);
+        if (!Payments.tryPushAll(Payments.ETH, msg.sender, amount)) revert AcceptPayment();
+    }
+
+    /*//////////////////////////////////////////////////////////////
+                                 GUARDIAN
+    //////////////////////////////////////////////////////////////*/
+
+    /// @inheritdoc ITaskScheduler
+    function stopRequests(bool stopped) external {
+        if (msg.sender != registry.guardian()) revert CallAsGuardian();
+
+        requestsStopped = stopped;
+
+        emit RequestsSwitched(stopped);
+    }
+
+    /*//////////////////////////////////////////////////////////////
+                                  VIEWS
+    //////////////////////////////////////////////////////////////*/
+
+    /// @inheritdoc ITaskScheduler
+    function task(bytes32 id) external view returns (TaskView memory v) {
+        Task storage t = tasks[id];
+        bool over = t.phase == Phase.Completed || t.phase == Phase.Closed;
+        v.requester = t.requester;
+        v.phase = t.phase;
+        v.stopping = t.stopping;
+        v.reported = t.reported;
+        v.escrow = over ? 0 : t.escrow;
+        v.terms = Terms({
+            servers: t.servers,
+            perServer: t.perServer,
+            stake: t.stake,
+            scheduleBy: t.scheduleBy,
+            keyBy: t.keyBy,
+            completeBy: t.completeBy,
+            reportBy: t.reportBy
+        });
+        v.specHash = t.specHash;
+        v.keyOrResult = t.keyOrResult;
+        // Node ids start at 1: before the assignment the first is zero and there are none.
+        if (_idAt(t, 0) != 0) {
+            v.compute = _ids(t, 0, t.servers);
+            v.stores = _ids(t, t.servers, t.stores);
+        }
+    }
+
+    /// @inheritdoc ITaskScheduler
+    function stakeOf(address owner) external view returns (uint256 free, uint256 locked) {
+        return (stakes[owner].free, stakes[owner].locked);
+    }
+
+    /*//////////////////////////////////////////////////////////////
+                             CHECKS ON INPUT
+    //////////////////////////////////////////////////////////////*/
+
+    function _checkTerms(Terms calldata terms) private view {
+        if (terms.servers == 0 || terms.servers > MAX_SERVERS) revert ChooseServers(1, MAX_SERVERS);
+        uint256 budget = uint256(terms.servers) * terms.perServer;
+        if (msg.value < budget) revert FundAtLeast(budget);
+        if (msg.value > type(uint96).max) revert LowerBudget();
+        if (terms.scheduleBy <= block.timestamp) revert DeadlinePassed(terms.scheduleBy);
+        if (
+            terms.keyBy < terms.scheduleBy + MIN_WINDOW || terms.completeBy < terms.keyBy + MIN_WINDOW
+                || terms.reportBy < terms.completeBy + MIN_WINDOW
+        ) revert SpaceDeadlines(MIN_WINDOW);
+    }
+
+    function _requireAllSigned(Task storage t, bytes32 digest, bytes calldata signatures) private view {
+        uint256 servers = t.servers;
+        for (uint256 i; i < servers; ++i) {
+            address server = registry.ownerOf(_idAt(t, i));
+            uint256 from = i * Signatures.LENGTH;
+            if (
+                signatures.length < from + Signatures.LENGTH
+                    || !Signatures.isValid(server, digest, signatures[from:from + Signatures.LENGTH])
+            ) revert GetSignatureOf(server);
+        }
+    }
+
+    function _requireServer(Task storage t, uint8 index) private view {
+        if (index >= t.servers) revert ChooseServers(0, t.servers - 1);
+        address server = registry.ownerOf(_idAt(t, index));
+        if (msg.sender != server) revert CallAsServer(server);
+    }
+
+    /// @dev The task key is born in the sandboxes and is never a contract.
+    function _requireTaskKey(Task storage t, bytes32 digest, bytes calldata signature) private view {
+        address key = address(uint160(uint256(t.keyOrResult)));
+        if (Signatures.recover(digest, signature) != key) revert GetSignatureOfTaskKey(key);
+    }
+
+    function _requireAfter(uint256 deadline) private view {
+        if (block.timestamp <= deadline) revert WaitUntilAfter(deadline);
+    }
+
+    /*//////////////////////////////////////////////////////////////
+                             STAKE AND ROOM
+    //////////////////////////////////////////////////////////////*/
+
+    /// @dev Takes one place and the stake of every server. At most 16, so comparing all pairs is cheap.
+    function _engage(uint32[] calldata compute, uint96 stake) private {
+        address[] memory owners = new address[](compute.length);
+        for (uint256 i; i < compute.length; ++i) {
+            uint32 node = compute[i];
+            (address owner, uint32 capacity) = registry.requireActive(node, COMPUTE);
+            for (uint256 j; j < i; ++j) {
+                if (compute[j] == node) revert AssignNodeOnce(node);
+                if (owners[j] == owner) revert AssignOwnerOnce(owner);
+            }
+            owners[i] = owner;
+            if (sandboxesOn[node] >= capacity) revert ChooseNodeWithRoom(node);
+            ++sandboxesOn[node];
+            _lockStake(owner, stake);
+        }
+    }
+
+    function _lockStake(address owner, uint96 stake) private {
+        if (stake == 0) return;
+        Stake storage s = stakes[owner];
+        if (s.free < stake) revert TopUpStake(owner, stake);
+        (s.free, s.locked) = (s.free - stake, s.locked + stake);
+        emit StakeChanged(owner, s.free, s.locked);
+    }
+
+    /// @dev The caller's server is done: it can lose nothing any more, so its stake and its place are free at once.
+    function _release(Task storage t, uint256 index) private {
+        --sandboxesOn[_idAt(t, index)];
+        uint96 stake = t.stake;
+        if (stake == 0) return;
+        Stake storage s = stakes[msg.sender];
+        (s.free, s.locked) = (s.free + stake, s.locked - stake);
+        emit StakeChanged(msg.sender, s.free, s.locked);
+    }
+
+    /// @dev A server that did not report loses its stake and, as nobody knows better, gets its place back.
+    function _slash(uint32 node, address owner, uint96 stake) private {
+        --sandboxesOn[node];
+        if (stake == 0) return;
+        Stake storage s = stakes[owner];
+        s.locked -= stake;
+        emit StakeChanged(owner, s.free, s.locked);
+    }
+
+    /*//////////////////////////////////////////////////////////////
+                                  MONEY
+    //////////////////////////////////////////////////////////////*/
+
+    function _closeUnassigned(bytes32 id, Task storage t) private {
+        t.phase = Phase.Closed;
+
+        emit Closed(id, t.escrow);
+        _pay(t.requester, t.escrow);
+    }
+
+    /// @dev All bookkeeping first, then the payments. The phase is final before this is called.
+    function _settle(Task storage t, uint16 reported, uint256 pay) private {
+        uint256 servers = t.servers;
+        uint256 rest = _toRequester(t, reported, pay);
+        address[] memory paid = new address[](servers);
+        for (uint256 i; i < servers; ++i) {
+            uint32 node = _idAt(t, i);
+            address owner = registry.ownerOf(node);
+            if (_has(reported, i)) paid[i] = owner;
+            else _slash(node, owner, t.stake);
+        }
+
+        for (uint256 i; i < servers; ++i) {
+            if (paid[i] != address(0)) _pay(paid[i], pay);
+        }
+        _pay(t.requester, rest);
+    }
+
+    /// @return The escrow that is not paid out, and the stakes of those who did not report.
+    function _toRequester(Task storage t, uint16 reported, uint256 pay) private view returns (uint256) {
+        uint256 present;
+        for (uint256 i; i < t.servers; ++i) {
+            if (_has(reported, i)) ++present;
+        }
+        return t.escrow - present * pay + (t.servers - present) * t.stake;
+    }
+
+    function _pay(address to, uint256 amount) private {
+        if (amount == 0 || Payments.tryPush(Payments.ETH, to, amount)) return;
+        credit[to] += amount;
+        emit Credited(to, amount);
+    }
+
+    /*//////////////////////////////////////////////////////////////
+                             BITS AND NODE IDS
+    //////////////////////////////////////////////////////////////*/
+
+    function _bit(uint8 index) private pure returns (uint16) {
+        return uint16(1) << index;
+    }
+
+    function _has(uint16 reported, uint256 index) private pure returns (bool) {
+        return (reported >> index) & 1 != 0;
+    }
+
+    function _everybody(Task storage t) private view returns (uint16) {
+        return uint16((uint256(1) << t.servers) - 1);
+    }
+
+    function _storeIds(Task storage t, uint32[] calldata compute, uint32[] calldata stores) private {
+        uint256 count = compute.length + stores.length;
+        uint256 word;
+        for (uint256 i; i < count; ++i) {
+            uint256 node = i < compute.length ? compute[i] : stores[i - compute.length];
+            word |= node << (32 * (i % IDS_PER_WORD));
+            if (i % IDS_PER_WORD == IDS_PER_WORD - 1 || i == count - 1) {
+                t.nodes[i / IDS_PER_WORD] = word;
+                word = 0;
+            }
+        }
+    }
+
+    function _idAt(Task storage t, uint256 i) private view returns (uint32) {
+        return uint32(t.nodes[i / IDS_PER_WORD] >> (32 * (i % IDS_PER_WORD)));
+    }
+
+    function _ids(Task storage t, uint256 from, uint256 count) private view returns (uint32[] memory ids) {
+        ids = new uint32[](count);
+        for (uint256 i; i < count; ++i) {
+            ids[i] = _idAt(t, from + i);
+        }
+    }
+}
