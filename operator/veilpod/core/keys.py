@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from veilpod.core.canonical import keccak256
 from veilpod.core.ids import Address
+from veilpod.core.sealing import HybridPrivateKey
 from veilpod.errors import InvalidInput, ProtocolViolation
 
 SIGNATURE_BYTES = 65
@@ -82,8 +83,13 @@ def node_keys(chain_key: SigningKey) -> NodeKeys:
     )
 
 
-def _derive(chain_key: SigningKey, info: str) -> bytes:
-    return HKDF(algorithm=SHA256(), length=32, salt=b"", info=info.encode()).derive(chain_key.secret)
+def custody_key(chain_key: SigningKey) -> HybridPrivateKey:
+    """Derive the key that data keys are sealed to when their custodian is the holder of this chain key."""
+    return HybridPrivateKey.from_bytes(_derive(chain_key, "veilpod/custody/v1", length=96))
+
+
+def _derive(chain_key: SigningKey, info: str, *, length: int = 32) -> bytes:
+    return HKDF(algorithm=SHA256(), length=length, salt=b"", info=info.encode()).derive(chain_key.secret)
 
 
 def _address(public: coincurve.PublicKey) -> Address:
