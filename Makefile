@@ -1,0 +1,42 @@
+# `make` prints what there is. Everything else is a few lines each, the same that CI calls.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+CLUSTER ?= local
+REGISTRY ?=
+PY := .venv/bin/python
+
+help:  ## this list
+	@printf 'Veilpod: compute jobs for people who do not trust each other\n\n'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+demo: venv  ## the main job: a cluster, a chain, ten parties, one task; leaves build/demo/report.html
+	@$(PY) -m demo run --cluster $(CLUSTER) $(if $(REGISTRY),--registry $(REGISTRY))
+
+down:  ## remove every trace of the demo and of the local cluster
+	@python3 -m demo down --cluster $(CLUSTER)
+
+test: venv  ## every test: lint, types, units, properties, contracts, chart, end to end on a fresh cluster
+	@$(PY) -m tests.run
+
+check: venv  ## the quick half of the tests: no cluster
+	@$(PY) -m tests.run --quick
+
+lock: venv  ## pin and hash the requirements again
+	@for set in base: "operator:--extra operator" "dev:--extra operator --extra dev"; do \
+	  .venv/bin/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header --no-emit-index-url --no-emit-find-links \
+	    --no-emit-trusted-host $${set#*:} --output-file requirements/$${set%%:*}.txt pyproject.toml; done
+
+docs: venv  ## generate the reference of CRDs and chart values
+	@$(PY) docs/generate.py
+
+venv: .venv/.installed
+
+.venv/.installed: requirements/dev.txt pyproject.toml
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
+	@echo 'Python packages into .venv (pinned and hashed)'
+	@python3 -m venv .venv
+	@.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.PHONY: help demo down test check lock docs venv
