@@ -4,11 +4,12 @@ Everything here is async, bounded in time by its implementation, and raises the 
 empty answer.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from veilpod.core.entities import ChainChannel, ChainEvent, ChainTask, ChannelTerms, Node, NodeStatus, Resource, Role, Terms
 from veilpod.core.ids import Address, ChannelId, NodeId, ResourceId, TaskId
+from veilpod.core.kinds import Kind
 
 
 class ChainReader(Protocol):
@@ -72,6 +73,42 @@ class ChainWriter(Protocol):
     async def challenge(self, a: Address, b: Address, terms: ChannelTerms, state: Any, peer_signature: bytes) -> None: ...
     async def respond(self, a: Address, b: Address, terms: ChannelTerms, state: Any, signature_a: bytes, signature_b: bytes) -> None: ...
     async def finalize(self, a: Address, b: Address, terms: ChannelTerms) -> None: ...
+
+
+class Cluster(Protocol):
+    """The Kubernetes API as raw JSON.
+
+    Every failure is ClusterUnavailable (also: the object changed under us) or Terminal; None is only ever the API server's own
+    word that an object of this name is not there.
+    """
+
+    async def get(self, kind: Kind, name: str, *, namespace: str | None = None) -> dict[str, Any] | None: ...
+    async def list_all(
+        self, kind: Kind, *, namespace: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> list[dict[str, Any]]:
+        """Every object, whole (chunks are joined), or an error."""
+
+    async def create(
+        self, kind: Kind, body: Mapping[str, Any], *, namespace: str | None = None, exists_ok: bool = False
+    ) -> dict[str, Any]:
+        """POST. With `exists_ok` an object of that name is returned as it is: the caller looks whether it is its own."""
+
+    async def apply(self, kind: Kind, body: Mapping[str, Any], *, namespace: str | None = None) -> dict[str, Any]:
+        """Server-side apply under our field manager; conflicts are ours."""
+
+    async def delete(self, kind: Kind, name: str, *, uid: str, namespace: str | None = None, resource_version: str | None = None) -> bool:
+        """Ask for the deletion of exactly this object, never forced. False: it is not there any more."""
+
+    async def patch_status(self, kind: Kind, name: str, status: Mapping[str, Any], *, namespace: str | None = None) -> dict[str, Any]: ...
+    async def set_finalizers(
+        self, kind: Kind, name: str, finalizers: Sequence[str], *, resource_version: str, uid: str, namespace: str | None = None
+    ) -> dict[str, Any] | None:
+        """Replace the list, if the object is still the one that was read. None: removing the last finalizer let it go."""
+
+    def watch(
+        self, kind: Kind, *, namespace: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        """("LISTED" | "ADDED" | "MODIFIED" | "DELETED", object): a list first, and again after each expiry. Raises when it breaks."""
 
 
 class Stream(Protocol):

@@ -1,6 +1,7 @@
 """What a role of a release is to the operator: some kinds it reconciles, some chain events that are hints for it.
 
-The operator process (`app.py`) owns kopf, the keyed queue, the chain follower, metrics and probes; a role owns rules. Roles never import each other.
+The operator process (`app.py`) owns kopf, the keyed queue, the chain follower, metrics and probes; a role owns rules. Roles
+never import each other.
 """
 
 import dataclasses

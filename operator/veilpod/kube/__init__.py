@@ -1,0 +1,1 @@
+"""Adapter: the Kubernetes API as raw JSON, and manifests as pure builders."""

@@ -1,0 +1,34 @@
+"""What the operator measures. No label names a task, a peer, a pod or a place: a metric must not publish what the onion hides."""
+
+import prometheus_client
+
+
+class Metrics:
+    """One registry per process, so that tests and processes do not share counters."""
+
+    def __init__(self) -> None:
+        self.registry = prometheus_client.CollectorRegistry()
+        self.depth = self._gauge("veilpod_queue_depth", "Keys that wait for a worker.", "kind")
+        self.oldest = self._gauge("veilpod_queue_oldest_seconds", "How long the oldest waiting or running key has been at it.")
+        self.retries = self._counter(
+            "veilpod_reconcile_retries_total", "Reconciliations that will be repeated after a failure.", "kind", "reason"
+        )
+        self.reconciles = self._histogram("veilpod_reconcile_seconds", "Duration of one reconciliation.", "kind")
+        self.effects = self._counter("veilpod_effects_total", "Effects executed.", "effect")
+        self.conditions = self._counter("veilpod_condition_changes_total", "Condition changes written.", "kind", "type", "status")
+        self.stage = self._histogram("veilpod_stage_seconds", "From the object's creation to a condition's True.", "kind", "type")
+        self.sandboxes = self._gauge("veilpod_sandboxes", "Sandbox pods that exist.")
+        self.orphans = self._counter("veilpod_orphans_total", "Orphans that the sweep found.", "kind")
+        self.chain_head = self._gauge("veilpod_chain_head_age_seconds", "Age of the newest block that was seen.")
+        self.loop_lag = self._gauge("veilpod_event_loop_lag_seconds", "How late the event loop wakes.")
+        self.status_writes = self._counter("veilpod_status_writes_total", "Status patches sent.", "kind")
+
+    def _gauge(self, name: str, text: str, *labels: str) -> prometheus_client.Gauge:
+        return prometheus_client.Gauge(name, text, labels, registry=self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> prometheus_client.Counter:
+        return prometheus_client.Counter(name, text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, *labels: str) -> prometheus_client.Histogram:
+        buckets = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 60, 300, 1800)
+        return prometheus_client.Histogram(name, text, labels, registry=self.registry, buckets=buckets)

@@ -1,0 +1,85 @@
+"""A release's entry in NodeRegistry: made once, kept true, kept fresh. One entry per role, all with keys derived from the chain key.
+
+Paper step 0 (node registration). Relays are not here: they make their own keys in memory.
+"""
+
+import asyncio
+import logging
+
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from veilpod.control.context import Context
+from veilpod.core.entities import Node, NodeStatus, Role
+from veilpod.core.ids import NodeId
+from veilpod.core.nodes import make_proof
+
+log = logging.getLogger(__name__)
+HEARTBEAT_SECONDS = 600
+
+
+async def ensure_node(context: Context, *, role: Role, endpoint: str = "", capacity: int = 0) -> NodeId:
+    """Find this release's node for a role, mend what differs, or register it. Raises Transient until the chain is sure."""
+    onion_key = context.node_keys.seal.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    node = await own_node(context, role)
+    if node is None:
+        created = await context.writer.register(
+            roles=role,
+            capacity=capacity,
+            identity_key=_identity(context),
+            onion_key=onion_key,
+            endpoint=endpoint,
+            proof=_proof(context, onion_key, 1),
+        )
+        log.info("node.registered", extra={"role": role.name})
+        return created
+    if node.onion_key != onion_key:
+        await context.writer.rotate_key(node.id, onion_key=onion_key, proof=_proof(context, onion_key, node.key_epoch + 1))
+        log.info("node.key_rotated", extra={"role": role.name})
+    if node.endpoint != endpoint:
+        await context.writer.set_endpoint(node.id, endpoint)
+        log.info("node.endpoint_changed", extra={"role": role.name})
+    if node.status in (NodeStatus.OFFLINE, NodeStatus.DRAINING):
+        await context.writer.set_status(node.id, NodeStatus.ACTIVE)
+        log.info("node.active", extra={"role": role.name})
+    if node.status is NodeStatus.SUSPENDED:
+        log.error("node.suspended", extra={"role": role.name})
+    if node.capacity != capacity:
+        log.warning("node.capacity_differs", extra={"role": role.name, "registered": node.capacity, "configured": capacity})
+    return node.id
+
+
+async def own_node(context: Context, role: Role) -> Node | None:
+    """The newest node of ours with this role that is not retired."""
+    mine = [
+        node
+        for node in await context.reader.directory(role)
+        if node.owner == context.writer.address
+        and role in node.roles
+        and node.identity_key == _identity(context)
+        and node.status is not NodeStatus.RETIRED
+    ]
+    return max(mine, key=lambda node: node.id, default=None)
+
+
+async def keep_alive(context: Context, node: NodeId) -> None:
+    """Send heartbeats for ever. Give it to `context.tasks`."""
+    while True:
+        age = await context.reader.now() - (await context.reader.node(node)).updated_at
+        if age >= HEARTBEAT_SECONDS:
+            await context.writer.heartbeat(node)
+        await asyncio.sleep(HEARTBEAT_SECONDS / 4)
+
+
+def _identity(context: Context) -> bytes:
+    return context.node_keys.identity.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+
+def _proof(context: Context, onion_key: bytes, key_epoch: int) -> bytes:
+    return make_proof(
+        context.node_keys.identity,
+        owner=context.writer.address,
+        onion_key=onion_key,
+        key_epoch=key_epoch,
+        registry=context.config.chain.registry,
+        chain_id=context.config.chain.chain_id,
+    )
