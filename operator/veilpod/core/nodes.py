@@ -2,6 +2,7 @@
 
 The registry stores the proof in an event and checks nothing; who uses a node's onion key checks it here
 (contracts/src/interfaces/INodeRegistry.sol).
+"""
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ed25519
