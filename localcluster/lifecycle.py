@@ -1,0 +1,245 @@
+"""What up, down and status do, seen from the host."""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import IO
+
+from localcluster import build, cgroups, config, containerd, layout, node, oci, pki, processes, progress, toolchain
+
+READY_TIMEOUT = 180.0
+NAMESPACES = ("--mount", "--net", "--pid", "--uts", "--ipc")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """The two processes that are the cluster: unshare on the host, and its child, process 1 inside. Killing the first ends both."""
+
+    outer: processes.Process
+    inner: processes.Process
+    port: int
+
+    def alive(self) -> bool:
+        return self.inner.alive()
+
+
+def up(name: str) -> pathlib.Path:
+    """Start the cluster unless it runs; return its kubeconfig once the node is ready and names resolve."""
+    toolchain.require_root()
+    cluster = layout.Layout(name)
+    with _locked(cluster):
+        running = find(cluster)
+        if running is None:
+            toolchain.ensure_packages(toolchain.TO_RUN)
+            programs = build.ensure_all()
+            clear(cluster)
+            try:
+                running = _start(cluster, list(programs.values()))
+            except BaseException:
+                _end(cluster)
+                raise
+        else:
+            progress.say(f"  cluster {name!r} runs already")
+        _wait_until_useful(cluster)
+    return cluster.kubeconfig
+
+
+def down(name: str) -> None:
+    """End the cluster and everything it left on disk but its logs. Ending one that does not run is no error."""
+    toolchain.require_root()
+    cluster = layout.Layout(name)
+    with _locked(cluster):
+        with progress.step(f"end cluster {name!r}") as step:
+            if not _end(cluster):
+                step.note("was not running")
+            clear(cluster, keep_logs=True)
+
+
+def find(cluster: layout.Layout) -> Running | None:
+    """Return the processes of a cluster that runs, or None."""
+    try:
+        saved = json.loads(cluster.record.read_text())
+    except FileNotFoundError:
+        return None
+    running = Running(outer=processes.Process(**saved["outer"]), inner=processes.Process(**saved["inner"]), port=saved["port"])
+    return running if running.alive() else None
+
+
+def require(name: str) -> Running:
+    """Return the running cluster's processes, or fail in words."""
+    running = find(layout.Layout(name))
+    if running is None:
+        raise progress.Failure(f"cluster {name!r} does not run", next=f"python3 -m localcluster up --name {name}")
+    return running
+
+
+def clear(cluster: layout.Layout, *, keep_logs: bool = False) -> None:
+    """Remove the state of a cluster that has ended."""
+    if not cluster.directory.exists():
+        return
+    for entry in cluster.directory.iterdir():
+        if keep_logs and entry == cluster.logs:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def _start(cluster: layout.Layout, programs: list[pathlib.Path]) -> Running:
+    cluster.logs.mkdir(parents=True)
+    with progress.step("keys and configuration"):
+        pki.issue_all(cluster.pki)
+        config.write_all(cluster)
+        cgroups.create(cluster.cgroup)
+    # The socket belongs to the host's network for good, also in the hands of a process inside: see go/kube/forward.go. Bound here and never
+    # closed on the way, the port cannot become another cluster's.
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+        port: int = listener.getsockname()[1]
+        reports, report_fd = os.pipe()
+        with os.fdopen(reports) as stream:
+            outer = _spawn(cluster, programs, listener.fileno(), report_fd)
+            os.close(report_fd)
+            running = _record(cluster, outer, port)
+            _follow(cluster, stream)
+    server = f"https://127.0.0.1:{port}"
+    _write_private(cluster.kubeconfig, json.dumps(config.kubeconfig(server, f"veilpod-{cluster.name}", "admin", cluster.pki), indent=2))
+    return running
+
+
+def _spawn(cluster: layout.Layout, programs: list[pathlib.Path], listen_fd: int, report_fd: int) -> int:
+    command = ["unshare", *NAMESPACES, "--fork", "--kill-child", sys.executable, "-P", "-m", "localcluster.node"]
+    command += [cluster.name, str(listen_fd), str(report_fd), *map(str, programs)]
+    environment = os.environ | {"PATH": toolchain.PATH, "PYTHONPATH": str(layout.REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
+    with (cluster.logs / "node.log").open("ab") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            pass_fds=(listen_fd, report_fd),
+            start_new_session=True,
+        )
+    return process.pid
+
+
+def _record(cluster: layout.Layout, outer: int, port: int) -> Running:
+    """Write down who is who as soon as there is something to kill."""
+    deadline = time.monotonic() + 10
+    while not (inner := processes.children(outer)):
+        if time.monotonic() > deadline:
+            raise progress.Failure("the namespaces could not be made", log=cluster.logs / "node.log", next="are you root, with CAP_SYS_ADMIN?")
+        time.sleep(0.01)
+    running = Running(outer=processes.Process.of(outer), inner=processes.Process.of(inner[0]), port=port)
+    _write_private(cluster.record, json.dumps(dataclasses.asdict(running)))
+    build.link(cluster.directory / "containerd.sock", pathlib.Path(containerd.socket_of(inner[0])))
+    return running
+
+
+def _follow(cluster: layout.Layout, reports: IO[str]) -> None:
+    for phase in node.PHASES:
+        with progress.step({"namespaces": "namespaces, mounts, network", "api": "API server", "ready": "components"}.get(phase, phase)):
+            said = reports.readline().split()
+            if said == [phase]:
+                continue
+            component = said[1] if said[:1] == ["failed"] else "node"
+            raise progress.Failure(
+                f"{component} died or did not become ready",
+                log=cluster.logs / f"{component}.log",
+                next=f"read {cluster.logs}/, then run up again: it starts from nothing",
+            )
+
+
+def _wait_until_useful(cluster: layout.Layout) -> None:
+    with progress.step("pause image"):
+        archive = layout.cache_directory() / "pause.tar"
+        if not archive.exists():
+            partial = archive.with_suffix(f".{os.getpid()}")
+            oci.write_static(partial, config.PAUSE_IMAGE, pathlib.Path(shutil.which("catatonit") or ""), ["/catatonit", "-P"])
+            partial.rename(archive)
+        containerd.load(require(cluster.name).inner.pid, archive)
+    for title, resource, condition in (
+        ("node ready", "node/" + layout.NODE_NAME, "condition=Ready"),
+        ("DNS ready", "-n kube-system deployment/coredns", "condition=Available"),
+    ):
+        with progress.step(title):
+            _await(cluster, resource.split(), condition)
+
+
+def _await(cluster: layout.Layout, resource: list[str], condition: str) -> None:
+    kubectl = [str(layout.BUILD / "bin" / "kubectl"), f"--kubeconfig={cluster.kubeconfig}"]
+    deadline = time.monotonic() + READY_TIMEOUT
+    while time.monotonic() < deadline:
+        # A resource that does not exist yet is an error to kubectl wait, not a reason to wait.
+        result = subprocess.run([*kubectl, "wait", f"--for={condition}", "--timeout=30s", *resource], capture_output=True, text=True)
+        if result.returncode == 0:
+            return
+        if find(cluster) is None:
+            break
+        time.sleep(0.1)
+    restarted = [name for name, entry in components_of(cluster).items() if entry["restarts"]]
+    suspect = restarted[0] if restarted else "kubelet"
+    raise progress.Failure(
+        f"{' '.join(resource)} did not become ready: {result.stderr.strip()}" + (f"; {', '.join(restarted)} died" if restarted else ""),
+        log=cluster.logs / f"{suspect}.log",
+        next=f"python3 -m localcluster down --name {cluster.name}, then up again",
+    )
+
+
+def components_of(cluster: layout.Layout) -> dict[str, dict[str, int]]:
+    """Return component -> its pid inside the namespaces, and how often it was started again."""
+    try:
+        known: dict[str, dict[str, int]] = json.loads(cluster.components.read_text())
+    except FileNotFoundError:
+        return {}
+    return known
+
+
+def _end(cluster: layout.Layout) -> bool:
+    """Kill the tree, wait until its last process is gone, remove the cgroups. True if there was something to kill."""
+    running = find(cluster)
+    if running is not None:
+        inside = processes.namespace(running.inner.pid, "pid")
+        # unshare --kill-child: the kernel kills process 1 with its parent, and with process 1 the whole pid namespace.
+        if not running.outer.kill(30) or not running.inner.kill(30) or not _emptied(inside):
+            raise progress.Failure(f"processes of cluster {cluster.name!r} do not end", next="look for processes in state D (ps axo pid,stat,comm)")
+    cluster.record.unlink(missing_ok=True)
+    if left := cgroups.remove(cluster.cgroup):
+        raise progress.Failure(f"cannot remove cgroup {left[0]}", next="run down again in a moment")
+    return running is not None
+
+
+def _emptied(pid_namespace: str, timeout: float = 30) -> bool:
+    deadline = time.monotonic() + timeout
+    while processes.in_namespace("pid", pid_namespace):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@contextlib.contextmanager
+def _locked(cluster: layout.Layout) -> Iterator[None]:
+    """One up or down at a time for each name."""
+    cluster.lock.parent.mkdir(parents=True, exist_ok=True)
+    with cluster.lock.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _write_private(path: pathlib.Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+        stream.write(text + "\n")
+    temporary.replace(path)

@@ -1,0 +1,73 @@
+"""What the tool prints: one line per step with its duration, and a failure that says what died, why, and what to try."""
+
+import contextlib
+import pathlib
+import sys
+import time
+from collections.abc import Iterator
+
+TAIL_LINES = 12
+
+
+class Failure(Exception):
+    """Something a person has to look at: `what` happened, the end of `log` if there is one, and what to try `next`."""
+
+    def __init__(self, what: str, *, next: str = "", log: pathlib.Path | None = None) -> None:
+        super().__init__(what)
+        self.next = next
+        self.log = log
+
+    def __str__(self) -> str:
+        lines = [str(self.args[0])]
+        if self.log is not None:
+            lines += [f"the end of {self.log}:", *(f"    {line}" for line in tail(self.log))]
+        if self.next:
+            lines.append(f"next: {self.next}")
+        return "\n".join(lines)
+
+
+class Step:
+    """A step under way. `cached` and `note` say more than its duration does."""
+
+    def __init__(self) -> None:
+        self.detail = ""
+
+    def cached(self) -> None:
+        self.detail = "cached"
+
+    def note(self, text: str) -> None:
+        self.detail = text
+
+
+@contextlib.contextmanager
+def step(title: str) -> Iterator[Step]:
+    """Print the title, then how long the body took."""
+    print(f"  {title:<44}", end="", flush=True)
+    begin = time.monotonic()
+    current = Step()
+    try:
+        yield current
+    except BaseException:
+        print(" failed", flush=True)
+        raise
+    detail = f"  {current.detail}" if current.detail else ""
+    print(f"{time.monotonic() - begin:7.1f} s{detail}", flush=True)
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def complain(failure: Failure) -> None:
+    print(f"\n{failure}", file=sys.stderr, flush=True)
+
+
+def tail(path: pathlib.Path, lines: int = TAIL_LINES) -> list[str]:
+    """Return the last lines of a file that may be large or absent."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(0, 2)
+            stream.seek(max(0, stream.tell() - 16384))
+            return stream.read().decode(errors="replace").splitlines()[-lines:]
+    except FileNotFoundError:
+        return ["(no such file)"]
