@@ -27,12 +27,13 @@ contract NodeRegistry is INodeRegistry {
     error ShortenEndpoint(uint256 maxLength);
     error NodeRetired(uint32 id);
     error NodeSuspended(uint32 id);
+    error SuspendNodeFirst(uint32 id);
     error NodeNotActive(uint32 id, Status status);
     error NodeLacksRole(uint32 id, uint8 role);
     error ChooseOwnersStatus();
     error KeyEpochsExhausted();
     error RevokeResourceFirst(bytes32 id);
-    error ResourceNotListed(bytes32 id);
+    error AddResourceFirst(bytes32 id);
     error ChooseNameOfLength(uint256 minLength, uint256 maxLength);
     error ChooseSize();
 
@@ -170,7 +171,7 @@ contract NodeRegistry is INodeRegistry {
         if (msg.sender != guardian) revert CallAsGuardian();
         Node storage n = _existing(id);
         if (n.status == Status.Retired) revert NodeRetired(id);
-        if (!suspended && n.status != Status.Suspended) revert NodeNotActive(id, n.status);
+        if (!suspended && n.status != Status.Suspended) revert SuspendNodeFirst(id);
 
         // Lifting does not activate: only the owner knows whether the node is up.
         Status status = suspended ? Status.Suspended : Status.Offline;
@@ -220,7 +221,7 @@ contract NodeRegistry is INodeRegistry {
     function revokeResource(bytes32 id) external {
         StoredResource storage r = resources[id];
         if (r.owner != msg.sender) revert CallAsOwner();
-        if (r.revoked) revert ResourceNotListed(id);
+        if (r.revoked) revert AddResourceFirst(id);
 
         r.revoked = true;
 
