@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from veilpod.control.context import Context
 from veilpod.core.entities import Node, NodeStatus, Role
+from veilpod.core.identity import Registry, make_proof
 from veilpod.core.ids import NodeId
-from veilpod.core.nodes import make_proof
 
 log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 600
@@ -80,6 +80,5 @@ def _proof(context: Context, onion_key: bytes, key_epoch: int) -> bytes:
         owner=context.writer.address,
         onion_key=onion_key,
         key_epoch=key_epoch,
-        registry=context.config.chain.registry,
-        chain_id=context.config.chain.chain_id,
+        registry=Registry(chain_id=context.config.chain.chain_id, contract=context.config.chain.registry),
     )

@@ -28,6 +28,10 @@ class Fields:
         """The refusal of this document."""
         return ProtocolViolation("BadMessage", f"{self._what} {problem}", party=self._party)
 
+    def names(self) -> list[str]:
+        """The fields that nobody has read yet: for objects whose keys are data."""
+        return list(self._value)
+
     def take(self, name: str) -> Any:
         """Any JSON value."""
         if name not in self._value:
