@@ -1,0 +1,399 @@
+"""The specification of a task as it stands on chain: canonical JSON whose hash every party agrees to (docs/protocol/task.md).
+
+Made by the requester's operator from a manifest, read by every computing server, agent and data sender. A server that cannot parse or
+honour it does not accept it, so reading is exact: every field, no other, in canonical form. No I/O. Paper step 1.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from veilpod.core.canonical import canonical, keccak256, parse_canonical, to_hex
+from veilpod.core.entities import ChannelTerms, Terms
+from veilpod.core.fields import Fields, address_bytes
+from veilpod.core.ids import Address, NodeId, ResourceId, ServerIndex, TaskId
+from veilpod.errors import InvalidInput, ProtocolViolation
+
+MAX_SERVERS = 16
+TOPOLOGIES = frozenset({"None", "Star", "Mesh"})
+RELAY_POLICIES = frozenset({"Any", "InCluster"})
+NATIVE = Address("0x" + "0" * 40)
+CHALLENGE_SECONDS = 3600
+_MAX_WEI = (1 << 96) - 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """What runs: public image, command and environment, never secrets. `memory` in bytes, `cpu` as Kubernetes spells it."""
+
+    image: str
+    command: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]  # sorted by name
+    cpu: str
+    memory: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRole:
+    """A part that `replicas` computing servers play."""
+
+    name: str
+    replicas: int
+    args: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Topology:
+    """Who talks to whom, on which TCP ports."""
+
+    type: str = "None"
+    hub: str = ""
+    ports: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """A data resource as the registry had it, and which server gets it under which path."""
+
+    dataset: str
+    resource: ResourceId
+    node: NodeId
+    owner: Address
+    digest: bytes
+    size: int
+    to: ServerIndex
+    path: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ResultSpec:
+    """Which server's output is the result, who may read it (`veil1…`), how large it may be, where it is delivered."""
+
+    sender: ServerIndex
+    recipient: str
+    max_size: int
+    mailbox: NodeId
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Payment:
+    """Wei."""
+
+    per_server: int
+    per_transfer_mib: int
+    channel_deposit: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Deadlines:
+    """Seconds. `total` is larger than the sum of the others."""
+
+    schedule: int
+    inputs: int
+    compute: int
+    total: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Quorum:
+    """The task goes on while at least `min` servers of `role` do. An empty role: every server is needed."""
+
+    role: str = ""
+    min: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """One computing server's place in the flattened roles."""
+
+    index: ServerIndex
+    role: TaskRole
+    ordinal: int  # within the role
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSpec:
+    """The whole specification. `encode` and `decode_spec` are inverse."""
+
+    program: Program
+    roles: tuple[TaskRole, ...]
+    topology: Topology
+    inputs: tuple[Input, ...]
+    result: ResultSpec
+    payment: Payment
+    deadlines: Deadlines
+    quorum: Quorum
+    hops: int
+    relays: str
+    sandbox_class: str
+
+    @property
+    def servers(self) -> tuple[Server, ...]:
+        """Every computing server, by index."""
+        flat = [(role, ordinal) for role in self.roles for ordinal in range(role.replicas)]
+        return tuple(Server(index=ServerIndex(index), role=role, ordinal=ordinal) for index, (role, ordinal) in enumerate(flat))
+
+    @property
+    def links(self) -> tuple[tuple[ServerIndex, ServerIndex], ...]:
+        """Pairs of servers that talk to each other and share a channel, the hub first in a Star."""
+        servers = self.servers
+        if self.topology.type == "Star":
+            hub = next(server.index for server in servers if server.role.name == self.topology.hub)
+            return tuple((hub, server.index) for server in servers if server.index != hub)
+        if self.topology.type == "Mesh":
+            return tuple((one.index, two.index) for one in servers for two in servers if one.index < two.index)
+        return ()
+
+    def peers(self, index: ServerIndex) -> tuple[ServerIndex, ...]:
+        """Who server `index` shares a channel with."""
+        return tuple(ServerIndex(sum(link) - index) for link in self.links if index in link)
+
+    @property
+    def stores(self) -> tuple[NodeId, ...]:
+        """The storage nodes that hold an input, each once, in order."""
+        return tuple(sorted({item.node for item in self.inputs}))
+
+    def document(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "version": 1,
+            "program": {
+                "image": self.program.image,
+                "command": list(self.program.command),
+                "env": dict(self.program.env),
+                "cpu": self.program.cpu,
+                "memory": self.program.memory,
+            },
+            "roles": [{"name": role.name, "replicas": role.replicas, "args": list(role.args)} for role in self.roles],
+            "topology": {"type": self.topology.type, "hub": self.topology.hub, "ports": list(self.topology.ports)},
+            "inputs": [_input_document(item) for item in self.inputs],
+            "result": {
+                "from": self.result.sender,
+                "recipient": self.result.recipient,
+                "maxSize": self.result.max_size,
+                "mailbox": self.result.mailbox,
+            },
+            "payment": {
+                "perServer": str(self.payment.per_server),
+                "perTransferMiB": str(self.payment.per_transfer_mib),
+                "channelDeposit": str(self.payment.channel_deposit),
+            },
+            "deadlines": dataclasses.asdict(self.deadlines),
+            "quorum": {"role": self.quorum.role, "min": self.quorum.min},
+            "onion": {"hops": self.hops, "relays": self.relays},
+            "sandboxClass": self.sandbox_class,
+        }
+
+    def encode(self) -> bytes:
+        """The canonical bytes that go on chain."""
+        return canonical(self.document())
+
+
+def spec_hash(spec: bytes) -> bytes:
+    """What TaskScheduler keeps of a specification. 32 bytes."""
+    return keccak256(spec)
+
+
+def decode_spec(data: bytes) -> TaskSpec:
+    """Read a specification from chain. Raises ProtocolViolation for anything that `encode` would not have written."""
+    top = Fields(parse_canonical(data), what="spec", party="requester")
+    if top.integer("version") != 1:
+        raise top.violation("is of another version")
+    result, payment, onion = top.fields("result"), top.fields("payment"), top.fields("onion")
+    spec = TaskSpec(
+        program=_program(top.fields("program")),
+        roles=tuple(_role(item) for item in top.items("roles", maximum=MAX_SERVERS)),
+        topology=_topology(top.fields("topology")),
+        inputs=tuple(_input(item) for item in top.items("inputs", maximum=256)),
+        result=ResultSpec(
+            sender=ServerIndex(result.integer("from", maximum=MAX_SERVERS - 1)),
+            recipient=result.text("recipient", maximum=4096),
+            max_size=result.integer("maxSize", minimum=1),
+            mailbox=NodeId(result.integer("mailbox", minimum=1, maximum=(1 << 32) - 1)),
+        ),
+        payment=Payment(
+            per_server=_wei(payment, "perServer"),
+            per_transfer_mib=_wei(payment, "perTransferMiB"),
+            channel_deposit=_wei(payment, "channelDeposit"),
+        ),
+        deadlines=_deadlines(top.fields("deadlines")),
+        quorum=_quorum(top.fields("quorum")),
+        hops=onion.integer("hops", minimum=1, maximum=8),
+        relays=onion.choice("relays", RELAY_POLICIES),
+        sandbox_class=top.text("sandboxClass"),
+    )
+    for fields in (result, payment, onion, top):
+        fields.done()
+    check_spec(spec)
+    return spec
+
+
+def check_spec(spec: TaskSpec) -> None:
+    """Check what holds between fields. Raises ProtocolViolation("BadSpec")."""
+    names = [role.name for role in spec.roles]
+    count = len(spec.servers)
+    if not 1 <= count <= MAX_SERVERS or len(set(names)) != len(names):
+        raise _bad(f"a task has 1 to {MAX_SERVERS} servers in roles of different names")
+    if spec.topology.type == "Star" and [role.replicas for role in spec.roles if role.name == spec.topology.hub] != [1]:
+        raise _bad("the hub of a Star is a role with one replica")
+    if spec.result.sender >= count or any(item.to >= count for item in spec.inputs):
+        raise _bad("a server index is out of range")
+    if len({(item.to, item.path) for item in spec.inputs}) != len(spec.inputs):
+        raise _bad("two inputs have the same path in the same server")
+    if spec.quorum.role and spec.quorum.role not in names:
+        raise _bad("the quorum names no role")
+    if spec.deadlines.total <= spec.deadlines.schedule + spec.deadlines.inputs + spec.deadlines.compute:
+        raise _bad("deadlines.total must be larger than the sum of the others")
+
+
+def make_terms(spec: TaskSpec, *, now: int, stake: int) -> Terms:
+    """Turn deadlines into points in time (unix seconds), from the chain's `now`."""
+    schedule_by = now + spec.deadlines.schedule
+    key_by = schedule_by + spec.deadlines.inputs
+    return Terms(
+        servers=len(spec.servers),
+        per_server=spec.payment.per_server,
+        stake=stake,
+        schedule_by=schedule_by,
+        key_by=key_by,
+        complete_by=key_by + spec.deadlines.compute,
+        report_by=now + spec.deadlines.total,
+    )
+
+
+def channel_terms(task: TaskId) -> ChannelTerms:
+    """The terms of every channel of a task: its own lane, the chain's coin, one hour to answer a challenge."""
+    lane = int.from_bytes(task, "big") & ((1 << 48) - 1)
+    return ChannelTerms(asset=NATIVE, lane=lane, challenge_period=CHALLENGE_SECONDS, penalty_bps=0)
+
+
+def task_id(requester: Address, uid: str) -> TaskId:
+    """The id that `request` gives a ComputeTask: keccak256(abi.encode(requester, salt)), salt = keccak256(UID)."""
+    return TaskId(keccak256(address_bytes(requester).rjust(32, b"\0") + request_salt(uid)))
+
+
+def request_salt(uid: str) -> bytes:
+    """The salt of a ComputeTask: one object, one task, however often it is requested. 32 bytes."""
+    return keccak256(uid.encode())
+
+
+def assignment_name(task: TaskId, index: int) -> str:
+    """The deterministic name of a TaskAssignment."""
+    return f"ta-{task.hex()[:16]}-{index}"
+
+
+def needed(spec: TaskSpec, failed: Sequence[int]) -> bool:
+    """Whether the task cannot go on without these servers: the result's, the hub's, or the quorum is lost."""
+    servers = spec.servers
+    for index in failed:
+        role = servers[index].role.name
+        if index == spec.result.sender or role in ("", spec.topology.hub) or role != spec.quorum.role:
+            return True
+    left = [server for server in servers if server.role.name == spec.quorum.role and server.index not in failed]
+    return bool(failed) and len(left) < spec.quorum.min
+
+
+def _input_document(item: Input) -> dict[str, Any]:
+    return {
+        "dataset": item.dataset,
+        "resource": to_hex(item.resource),
+        "node": item.node,
+        "owner": to_hex(address_bytes(item.owner)),
+        "digest": to_hex(item.digest),
+        "size": item.size,
+        "to": item.to,
+        "path": item.path,
+    }
+
+
+def _program(fields: Fields) -> Program:
+    env = Fields(fields.take("env"), what="spec.program.env", party="requester")
+    names = sorted(env.names())
+    program = Program(
+        image=fields.text("image", maximum=1024),
+        command=_strings(fields, "command"),
+        env=tuple((name, env.text(name, minimum=0, maximum=32768)) for name in names),
+        cpu=fields.text("cpu", maximum=16),
+        memory=fields.integer("memory", minimum=1),
+    )
+    fields.done()
+    if "@sha256:" not in program.image or not program.command:
+        raise _bad("the program is an image by digest with a command")
+    return program
+
+
+def _role(value: Any) -> TaskRole:
+    fields = Fields(value, what="spec.roles", party="requester")
+    role = TaskRole(
+        name=fields.text("name", maximum=63),
+        replicas=fields.integer("replicas", minimum=1, maximum=MAX_SERVERS),
+        args=_strings(fields, "args"),
+    )
+    fields.done()
+    return role
+
+
+def _topology(fields: Fields) -> Topology:
+    topology = Topology(
+        type=fields.choice("type", TOPOLOGIES),
+        hub=fields.text("hub", minimum=0, maximum=63),
+        ports=tuple(fields.items("ports", maximum=16)),
+    )
+    fields.done()
+    if not all(isinstance(port, int) and not isinstance(port, bool) and 0 < port < 1 << 16 for port in topology.ports):
+        raise _bad("a port is a number from 1 to 65535")
+    return topology
+
+
+def _input(value: Any) -> Input:
+    fields = Fields(value, what="spec.inputs", party="requester")
+    item = Input(
+        dataset=fields.text("dataset"),
+        resource=ResourceId(fields.data("resource", 32)),
+        node=NodeId(fields.integer("node", minimum=1, maximum=(1 << 32) - 1)),
+        owner=fields.address("owner"),
+        digest=fields.data("digest", 32),
+        size=fields.integer("size"),
+        to=ServerIndex(fields.integer("to", maximum=MAX_SERVERS - 1)),
+        path=fields.text("path", maximum=1024),
+    )
+    fields.done()
+    if any(part in ("", ".", "..") for part in item.path.split("/")) or "\0" in item.path:
+        raise _bad("an input's path is relative and stays inside /veilpod/in")
+    return item
+
+
+def _deadlines(fields: Fields) -> Deadlines:
+    names = ("schedule", "inputs", "compute", "total")
+    deadlines = Deadlines(**{name: fields.integer(name, minimum=1, maximum=1 << 32) for name in names})
+    fields.done()
+    return deadlines
+
+
+def _quorum(fields: Fields) -> Quorum:
+    quorum = Quorum(role=fields.text("role", minimum=0, maximum=63), min=fields.integer("min", maximum=MAX_SERVERS))
+    fields.done()
+    return quorum
+
+
+def _strings(fields: Fields, name: str) -> tuple[str, ...]:
+    items = fields.items(name, maximum=256)
+    if not all(isinstance(item, str) and len(item) <= 32768 for item in items):
+        raise fields.violation(f"has a bad {name}")
+    return tuple(items)
+
+
+def _wei(fields: Fields, name: str) -> int:
+    text = fields.text(name, maximum=30)
+    if not (text.isascii() and text.isdecimal()) or (len(text) > 1 and text[0] == "0") or int(text) > _MAX_WEI:
+        raise fields.violation(f"has a bad {name}: money is a decimal string of wei")
+    return int(text)
+
+
+def _bad(problem: str) -> ProtocolViolation:
+    return ProtocolViolation("BadSpec", problem, party="requester")
+
+
+def remedy(error: ProtocolViolation) -> InvalidInput:
+    """The same problem found in one's own manifest: a person must correct it."""
+    return InvalidInput(error.reason, str(error))
