@@ -112,6 +112,7 @@ def after_apiserver() -> tuple[Component, ...]:
     netpol = (f"{_KUBE}/netpol", f"-kubeconfig={_ETC}/netpol.kubeconfig", f"-off-switch={layout.NETPOL_SWITCH}")
     return (
         Component(name="netpol", command=netpol),
+        Component(name="storage", command=(f"{_KUBE}/storage", f"-kubeconfig={_ETC}/storage.kubeconfig", "-root=/var/lib/volumes")),
         Component(name="kubelet", command=kubelet),
         Component(name="kube-controller-manager", command=controller_manager),
         Component(name="kube-scheduler", command=scheduler),

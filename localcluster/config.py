@@ -25,7 +25,7 @@ def write_all(cluster: layout.Layout) -> None:
         # No name servers: there is no way out of the network that one could be reached by.
         "resolv.conf": "",
     }
-    for name in ("admin", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "netpol"):
+    for name in ("admin", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "netpol", "storage"):
         server = f"https://{layout.NODE_ADDRESS}:{layout.API_PORT}"
         files[f"{name}.kubeconfig"] = _json(kubeconfig(server, name, name, cluster.pki))
     for path, text in files.items():

@@ -48,6 +48,7 @@ CERTIFICATES = (
     Certificate(file="kube-scheduler", common_name="system:kube-scheduler"),
     Certificate(file="kube-proxy", common_name="system:kube-proxy"),
     Certificate(file="netpol", common_name="localcluster:netpol"),
+    Certificate(file="storage", common_name="localcluster:storage"),
     Certificate(file="kubelet", common_name=f"system:node:{layout.NODE_NAME}", organizations=("system:nodes",)),
     Certificate(file="kubelet-serving", common_name=layout.NODE_NAME, names=(f"IP:{layout.NODE_ADDRESS}", f"DNS:{layout.NODE_NAME}")),
 )

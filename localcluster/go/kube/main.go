@@ -1,7 +1,7 @@
 // Command kube is every program of a small Kubernetes cluster in one file: it becomes the one it is called as, through a symbolic link.
 //
 // One binary is linked once, kept once on disk and once in the page cache, where eight would each carry the same libraries. k3s does the same,
-// for the same reason. What is ours here is three small programs: netpol enforces NetworkPolicy, forward lets the host reach the API server, and
+// for the same reason. What is ours here is four small programs: netpol enforces NetworkPolicy, storage makes volumes, forward lets the host reach the API server, and
 // etcd-dump prints what is stored.
 package main
 
@@ -37,6 +37,7 @@ import (
 	_ "k8s.io/component-base/metrics/prometheus/version"
 
 	"veilpod.dev/localcluster/kube/netpol"
+	"veilpod.dev/localcluster/kube/storage"
 )
 
 var programs = map[string]func(){
@@ -50,6 +51,7 @@ var programs = map[string]func(){
 	"kubectl":   runKubectl,
 	"coredns":   coremain.Run,
 	"netpol":    func() { exit(netpol.Main(os.Args[1:])) },
+	"storage":   func() { exit(storage.Main(os.Args[1:])) },
 	"forward":   func() { exit(forward(os.Args[1:])) },
 	"etcd-dump": func() { exit(dumpEtcd(os.Args[1:])) },
 }
