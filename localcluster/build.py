@@ -17,7 +17,7 @@ import subprocess
 from localcluster import layout, progress, toolchain
 
 KUBE_PROGRAMS = (
-    "etcd kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet kubectl coredns netpol forward etcd-dump"
+    "etcd kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet kubectl coredns netpol storage forward etcd-dump"
 ).split()
 
 
