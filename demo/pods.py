@@ -1,0 +1,78 @@
+"""What the API server said of the sandbox pods, while it happened: the only moment in which their end can be seen.
+
+A watch on every sandbox namespace writes each event to build/demo/pods.jsonl; `lives` folds them into one record per pod UID.
+"""
+
+import contextlib
+import datetime
+import json
+import pathlib
+import subprocess
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from demo.cluster import Cluster
+
+
+@contextlib.contextmanager
+def watched(cluster: Cluster, namespaces: list[str], file: pathlib.Path) -> Iterator[None]:
+    """Record pod events of these namespaces while the body runs."""
+    file.write_text("")
+    lock = threading.Lock()
+    watches = [_watch(cluster, namespace) for namespace in namespaces]
+    threads = [threading.Thread(target=_record, args=(watch, file, lock), daemon=True) for watch in watches]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        for watch in watches:
+            watch.terminate()
+        for thread, watch in zip(threads, watches, strict=True):
+            thread.join(timeout=10)
+            watch.wait(timeout=10)
+
+
+def _watch(cluster: Cluster, namespace: str) -> subprocess.Popen[str]:
+    command = ["kubectl", "get", "pods", "-n", namespace, "--watch", "--output-watch-events", "-o", "json"]
+    return subprocess.Popen(command, env=cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def _record(watch: subprocess.Popen[str], file: pathlib.Path, lock: threading.Lock) -> None:
+    """Cut kubectl's stream of pretty-printed objects into lines, with the time each arrived."""
+    decoder, text = json.JSONDecoder(), ""
+    for line in watch.stdout or ():
+        text += line
+        if line.rstrip() != "}":
+            continue
+        with contextlib.suppress(json.JSONDecodeError):
+            event, _ = decoder.raw_decode(text.lstrip())
+            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+            with lock, file.open("a") as output:
+                output.write(json.dumps({"time": now, "event": event}) + "\n")
+            text = ""
+
+
+def lives(file: pathlib.Path) -> list[dict[str, Any]]:
+    """Fold the events into one record per pod: creation, every container's end, the kubelet's last word, gone."""
+    found: dict[str, dict[str, Any]] = {}
+    for line in file.read_text().splitlines():
+        record = json.loads(line)
+        pod = record["event"]["object"]
+        meta, status = pod["metadata"], pod.get("status", {})
+        life = found.setdefault(
+            meta["uid"],
+            {"uid": meta["uid"], "namespace": meta["namespace"], "created": meta["creationTimestamp"], "runtimeClass": pod["spec"].get("runtimeClassName", "")},
+        )
+        statuses = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+        if statuses and all("terminated" in s.get("state", {}) for s in statuses):
+            life.setdefault("containersTerminated", record["time"])
+            life["containers"] = {s["name"]: s["state"]["terminated"].get("reason", "") for s in statuses}
+        if meta.get("deletionTimestamp"):
+            life.setdefault("deleted", meta["deletionTimestamp"])
+            if meta.get("deletionGracePeriodSeconds") == 0:
+                life.setdefault("nodeConfirmed", record["time"])
+        if record["event"]["type"] == "DELETED":
+            life["gone"] = record["time"]
+    return list(found.values())
