@@ -3,5 +3,5 @@
 Read the modules in this order: `layout` (where things are), `lifecycle` (what up and down do), `node` (what runs inside the namespaces),
 `components` (the programs and their order). `README.md` has the commands.
 
-It is for development, the demo and tests. It is not a way to run Veilpod for others: everybody with root on the machine is the cluster's admin.
+It is for development, the demo and tests. It is not a way to run Veilpod for others: everybody with root on the machine is its admin.
 """

@@ -8,6 +8,7 @@ from localcluster import build, containerd, inspect, layout, lifecycle, progress
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
     top = argparse.ArgumentParser(prog="python3 -m localcluster", description="A real one-node Kubernetes cluster on this machine.")
     commands = top.add_subparsers(dest="command", required=True)
     for command, description in {
@@ -33,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
+    """Run one command; return its exit status."""
     options = parser().parse_args(arguments)
     match options.command:
         case "up":

@@ -1,8 +1,8 @@
 """The cluster's programs, from pinned Go modules.
 
-Three modules, because their dependencies disagree: `kube` (all of Kubernetes, etcd, CoreDNS and our own small programs in one file), `runtime`
-(containerd, runc, CNI plugins) and `helm`. Each is built into the cache under a key of its sources and go.sum: nothing is built twice, and a cache
-that was deleted costs minutes, no more. go.sum pins every byte that is compiled.
+Three modules, because their dependencies disagree: `kube` (all of Kubernetes, etcd, CoreDNS and our own small programs in one file),
+`runtime` (containerd, runc, CNI plugins) and `helm`. Each is built into the cache under a key of its sources and go.sum: nothing is built
+twice, and a cache that was deleted costs minutes, no more. go.sum pins every byte that is compiled.
 """
 
 import dataclasses
@@ -16,9 +16,21 @@ import subprocess
 
 from localcluster import layout, progress, toolchain
 
+# The names by which the program of go/kube/main.go knows what to be.
 KUBE_PROGRAMS = (
-    "etcd kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet kubectl coredns netpol storage forward etcd-dump"
-).split()
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kube-proxy",
+    "kubelet",
+    "kubectl",
+    "coredns",
+    "netpol",
+    "storage",
+    "forward",
+    "etcd-dump",
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +42,6 @@ class Module:
     cgo_packages: tuple[str, ...] = ()
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     links: tuple[str, ...] = ()
-    minutes: str = "1"
 
     @property
     def source(self) -> pathlib.Path:
@@ -41,8 +52,7 @@ KUBE = Module(
     name="kube",
     packages=(".",),
     versions={"k8s.io/component-base/version.gitVersion": "k8s.io/kubernetes"},
-    links=tuple(KUBE_PROGRAMS),
-    minutes="5-7",
+    links=KUBE_PROGRAMS,
 )
 RUNTIME = Module(
     name="runtime",
@@ -66,7 +76,6 @@ HELM = Module(
     name="helm",
     packages=("helm.sh/helm/v4/cmd/helm",),
     versions={"helm.sh/helm/v4/internal/version.version": "helm.sh/helm/v4"},
-    minutes="1-2",
 )
 MODULES = (KUBE, RUNTIME, HELM)
 
@@ -154,8 +163,6 @@ def _compile(module: Module, output: pathlib.Path, packages: tuple[str, ...], *,
     command += ["-tags", "seccomp"] if cgo else []
     environment = os.environ | {"CGO_ENABLED": "1" if cgo else "0", "GOWORK": "off"}
     with log.open("wb") as stream:
-        result = subprocess.run(
-            [*command, "-o", f"{output}/", *packages], cwd=module.source, env=environment, stdout=stream, stderr=stream
-        )
+        result = subprocess.run([*command, "-o", f"{output}/", *packages], cwd=module.source, env=environment, stdout=stream, stderr=stream)
     if result.returncode != 0:
         raise progress.Failure(f"cannot build {module.name}", log=log, next="is a Go module proxy reachable (GOPROXY)?")

@@ -1,12 +1,14 @@
 """The cluster's cgroup: made in every controller before the start, removed at the end. Works on version 1, version 2 and a mix of both."""
 
 import pathlib
-import time
+
+from localcluster import waiting
 
 ROOT = pathlib.Path("/sys/fs/cgroup")
 
 
 def create(path: str, root: pathlib.Path = ROOT) -> None:
+    """Make the cgroup in every hierarchy, with all controllers that the machine lends."""
     for hierarchy in _hierarchies(root):
         directory = hierarchy / path.lstrip("/")
         directory.mkdir(exist_ok=True)
@@ -17,14 +19,17 @@ def create(path: str, root: pathlib.Path = ROOT) -> None:
 
 def remove(path: str, root: pathlib.Path = ROOT, timeout: float = 10.0) -> list[pathlib.Path]:
     """Remove the cgroup and all below it; return what could not be removed in time."""
-    deadline = time.monotonic() + timeout
-    while left := [directory for hierarchy in _hierarchies(root) if (directory := hierarchy / path.lstrip("/")).exists()]:
-        for directory in left:
+
+    def left() -> list[pathlib.Path]:
+        return [directory for hierarchy in _hierarchies(root) if (directory := hierarchy / path.lstrip("/")).exists()]
+
+    def removed() -> bool:
+        for directory in left():
             _remove_tree(directory)
-        if time.monotonic() > deadline:
-            return left
-        time.sleep(0.05)
-    return []
+        return not left()
+
+    waiting.until(removed, timeout=timeout)
+    return left()
 
 
 def _hierarchies(root: pathlib.Path) -> list[pathlib.Path]:

@@ -21,6 +21,7 @@ class Component:
 
 
 def etcd() -> Component:
+    """Return the database."""
     command = (
         f"{_KUBE}/etcd",
         "--name=node",
@@ -42,10 +43,12 @@ def etcd() -> Component:
 
 
 def containerd() -> Component:
+    """Return the container runtime."""
     return Component(name="containerd", command=(f"{_RUNTIME}/containerd", f"--config={_ETC}/containerd.toml"))
 
 
 def apiserver() -> Component:
+    """Return the API server."""
     command = (
         f"{_KUBE}/kube-apiserver",
         f"--bind-address={layout.NODE_ADDRESS}",
@@ -76,6 +79,7 @@ def apiserver() -> Component:
 
 
 def forwarder(listen_fd: int) -> Component:
+    """Return the way from the host to the API server."""
     return Component(name="forward", command=(f"{_KUBE}/forward", f"-listen-fd={listen_fd}", f"-target={_API}"))
 
 

@@ -51,6 +51,7 @@ def kubeconfig(server: str, name: str, user: str, pki: pathlib.Path) -> dict[str
 
 
 def kubelet(cgroup: str) -> dict[str, Any]:
+    """Return a kubelet's configuration for a machine that is not a server."""
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -83,6 +84,7 @@ def kubelet(cgroup: str) -> dict[str, Any]:
 
 
 def kube_proxy() -> dict[str, Any]:
+    """Return kube-proxy's configuration."""
     return {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
@@ -105,6 +107,7 @@ def cni() -> dict[str, Any]:
 
 
 def containerd() -> str:
+    """Return containerd's configuration: two runtimes, our pause image, nothing outside the node's directories."""
     return f"""\
 version = 3
 root = "/var/lib/containerd"

@@ -22,14 +22,16 @@ def load(pid: int, archive: pathlib.Path) -> dict[str, str]:
     for reference, digest in oci.digests(archive).items():
         repository = reference.rpartition(":")[0] if ":" in reference.rpartition("/")[2] else reference
         named[reference] = f"{repository}@{digest}"
-        # ctr import keeps the tag only. A reference by digest is a name like any other to containerd's CRI, and without it the kubelet would try
-        # to pull.
+        # ctr import keeps the tag only. A reference by digest is a name like any other to containerd's CRI, and without it the kubelet
+        # would try to pull.
         _ctr(pid, "images", "tag", "--force", reference, named[reference])
     return named
 
 
 def _ctr(pid: int, *arguments: str) -> None:
     command = [str(layout.BUILD / "bin" / "ctr"), "--address", socket_of(pid), "--namespace", "k8s.io", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if result.returncode != 0:
-        raise progress.Failure(f"ctr {' '.join(arguments)}: {result.stderr.strip()}", next="does containerd run? python3 -m localcluster status")
+        raise progress.Failure(
+            f"ctr {' '.join(arguments)}: {result.stderr.strip()}", next="does containerd run? python3 -m localcluster status"
+        )

@@ -5,8 +5,9 @@
     archive = images.save(images.name_of("operator"), cache / "operator.tar")
     images.load("dev", archive)     # pods may now name localhost/veilpod-operator@{digest}
 
-An archive is saved uncompressed, as podman's store holds the layers: then the digest of its manifest is the one that podman knows, and the one by
-which the kubelet reports the running image. Compressed again on the way out, an image would get another digest with every version of the compressor.
+An archive is saved uncompressed, as podman's store holds the layers: then the digest of its manifest is the one that podman knows, and the
+one by which the kubelet reports the running image. Compressed again on the way out, an image would get another digest with every version of
+the compressor.
 """
 
 import contextlib

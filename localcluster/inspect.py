@@ -1,9 +1,8 @@
 """Looking into a running cluster, and the one switch that tests turn."""
 
 import subprocess
-import time
 
-from localcluster import components, layout, lifecycle, processes, progress
+from localcluster import components, layout, lifecycle, processes, progress, waiting
 
 NETPOL_TABLE = ("nft", "list", "table", "inet", "veilpod_netpol")
 
@@ -27,6 +26,7 @@ def status(name: str) -> int:
 
 
 def netpol_state(cluster: layout.Layout) -> str:
+    """Say what the switch says."""
     return "not enforced" if cluster.netpol_switch.exists() else "enforced"
 
 
@@ -38,14 +38,12 @@ def switch_netpol(name: str, *, on: bool) -> None:
         cluster.netpol_switch.unlink(missing_ok=True)
     else:
         cluster.netpol_switch.touch()
-    deadline = time.monotonic() + 30
-    while (run_inside(name, NETPOL_TABLE, quiet=True).returncode == 0) != on:
-        if time.monotonic() > deadline:
-            raise progress.Failure("the enforcer does not follow the switch", log=cluster.logs / "netpol.log")
-        time.sleep(0.05)
+    if not waiting.until(lambda: (run_inside(name, NETPOL_TABLE, quiet=True).returncode == 0) == on, timeout=30):
+        raise progress.Failure("the enforcer does not follow the switch", log=cluster.logs / "netpol.log")
 
 
 def dump_etcd(name: str) -> int:
+    """Print every key and value of etcd's newest revision, raw."""
     pki = layout.INSIDE_PKI
     command = (
         str(layout.INSIDE_BIN / "kube" / "etcd-dump"),
@@ -58,10 +56,12 @@ def dump_etcd(name: str) -> int:
 
 
 def execute(name: str, command: list[str]) -> int:
+    """Run a command on the node; return its exit status."""
     return run_inside(name, command).returncode
 
 
 def run_inside(name: str, command: tuple[str, ...] | list[str], *, quiet: bool = False) -> "subprocess.CompletedProcess[bytes]":
+    """Run a command in all of the node's namespaces."""
     pid = lifecycle.require(name).inner.pid
     enter = ["nsenter", f"--target={pid}", "--mount", "--net", "--pid", "--uts", "--ipc", "--wd=/", "--"]
     output = subprocess.DEVNULL if quiet else None

@@ -1,9 +1,9 @@
 """Where everything of a cluster is, on the host and inside its namespaces.
 
-On the host a cluster is one directory, ``build/cluster/NAME``. Inside, its sub-directory ``node`` is mounted as ``/var`` and a fresh tmpfs as
-``/run``: the node has the paths every Kubernetes node has, socket paths stay short however deep the checkout lies, and two clusters cannot meet.
-All that the node writes to disk is therefore under ``build/cluster/NAME/node``; memory volumes are tmpfs mounts that only the cluster's own
-mount namespace shows.
+On the host a cluster is one directory, ``build/cluster/NAME``. Inside, its sub-directory ``node`` is mounted as ``/var`` and a fresh tmpfs
+as ``/run``: the node has the paths every Kubernetes node has, socket paths stay short however deep the checkout lies, and two clusters
+cannot meet. All that the node writes to disk is therefore under ``build/cluster/NAME/node``; memory volumes are tmpfs mounts that only the
+cluster's own mount namespace shows.
 """
 
 import dataclasses

@@ -10,11 +10,10 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from typing import IO
 
-from localcluster import build, cgroups, config, containerd, layout, node, oci, pki, processes, progress, toolchain
+from localcluster import build, cgroups, config, containerd, layout, node, oci, pki, processes, progress, toolchain, waiting
 
 READY_TIMEOUT = 180.0
 NAMESPACES = ("--mount", "--net", "--pid", "--uts", "--ipc")
@@ -57,11 +56,10 @@ def down(name: str) -> None:
     """End the cluster and everything it left on disk but its logs. Ending one that does not run is no error."""
     toolchain.require_root()
     cluster = layout.Layout(name)
-    with _locked(cluster):
-        with progress.step(f"end cluster {name!r}") as step:
-            if not _end(cluster):
-                step.note("was not running")
-            clear(cluster, keep_logs=True)
+    with _locked(cluster), progress.step(f"end cluster {name!r}") as step:
+        if not _end(cluster):
+            step.note("was not running")
+        clear(cluster, keep_logs=True)
 
 
 def find(cluster: layout.Layout) -> Running | None:
@@ -135,11 +133,10 @@ def _spawn(cluster: layout.Layout, programs: list[pathlib.Path], listen_fd: int,
 
 def _record(cluster: layout.Layout, outer: int, port: int) -> Running:
     """Write down who is who as soon as there is something to kill."""
-    deadline = time.monotonic() + 10
-    while not (inner := processes.children(outer)):
-        if time.monotonic() > deadline:
-            raise progress.Failure("the namespaces could not be made", log=cluster.logs / "node.log", next="are you root, with CAP_SYS_ADMIN?")
-        time.sleep(0.01)
+    if not waiting.until(lambda: bool(processes.children(outer)), timeout=10, every=0.01):
+        log = cluster.logs / "node.log"
+        raise progress.Failure("the namespaces could not be made", log=log, next="are you root, with CAP_SYS_ADMIN?")
+    inner = processes.children(outer)
     running = Running(outer=processes.Process.of(outer), inner=processes.Process.of(inner[0]), port=port)
     _write_private(cluster.record, json.dumps(dataclasses.asdict(running)))
     build.link(cluster.directory / "containerd.sock", pathlib.Path(containerd.socket_of(inner[0])))
@@ -178,19 +175,22 @@ def _wait_until_useful(cluster: layout.Layout) -> None:
 
 def _await(cluster: layout.Layout, resource: list[str], condition: str) -> None:
     kubectl = [str(layout.BUILD / "bin" / "kubectl"), f"--kubeconfig={cluster.kubeconfig}"]
-    deadline = time.monotonic() + READY_TIMEOUT
-    while time.monotonic() < deadline:
+    said = ""
+
+    def ready() -> bool:
         # A resource that does not exist yet is an error to kubectl wait, not a reason to wait.
-        result = subprocess.run([*kubectl, "wait", f"--for={condition}", "--timeout=30s", *resource], capture_output=True, text=True)
-        if result.returncode == 0:
-            return
-        if find(cluster) is None:
-            break
-        time.sleep(0.1)
+        nonlocal said
+        command = [*kubectl, "wait", f"--for={condition}", "--timeout=30s", *resource]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        said = result.stderr.strip()
+        return result.returncode == 0 or find(cluster) is None
+
+    if waiting.until(ready, timeout=READY_TIMEOUT) and find(cluster) is not None:
+        return
     restarted = [name for name, entry in components_of(cluster).items() if entry["restarts"]]
     suspect = restarted[0] if restarted else "kubelet"
     raise progress.Failure(
-        f"{' '.join(resource)} did not become ready: {result.stderr.strip()}" + (f"; {', '.join(restarted)} died" if restarted else ""),
+        f"{' '.join(resource)} did not become ready: {said}" + (f"; {', '.join(restarted)} died" if restarted else ""),
         log=cluster.logs / f"{suspect}.log",
         next=f"python3 -m localcluster down --name {cluster.name}, then up again",
     )
@@ -212,7 +212,7 @@ def _end(cluster: layout.Layout) -> bool:
         inside = processes.namespace(running.inner.pid, "pid")
         # unshare --kill-child: the kernel kills process 1 with its parent, and with process 1 the whole pid namespace.
         if not running.outer.kill(30) or not running.inner.kill(30) or not _emptied(inside):
-            raise progress.Failure(f"processes of cluster {cluster.name!r} do not end", next="look for processes in state D (ps axo pid,stat,comm)")
+            raise progress.Failure(f"processes of {cluster.name!r} do not end", next="look for state D in ps axo pid,stat,comm")
     cluster.record.unlink(missing_ok=True)
     if left := cgroups.remove(cluster.cgroup):
         raise progress.Failure(f"cannot remove cgroup {left[0]}", next="run down again in a moment")
@@ -220,12 +220,7 @@ def _end(cluster: layout.Layout) -> bool:
 
 
 def _emptied(pid_namespace: str, timeout: float = 30) -> bool:
-    deadline = time.monotonic() + timeout
-    while processes.in_namespace("pid", pid_namespace):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
+    return waiting.until(lambda: not processes.in_namespace("pid", pid_namespace), timeout=timeout)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """The node: process 1 of the cluster's namespaces.
 
-`lifecycle` starts it under ``unshare --mount --net --pid --uts --ipc --fork --kill-child``. It lays out the file system, brings up the network,
-starts the components in order and then keeps them running, as an init system would: one that dies after the start is started again. Killing this
-one process ends everything in the namespaces, and the kernel takes mounts and interfaces away with them.
+`lifecycle` starts it under ``unshare --mount --net --pid --uts --ipc --fork --kill-child``. It lays out the file system, brings up the
+network, starts the components in order and then keeps them running, as an init system would: one that dies after the start is started
+again. Killing this one process ends everything in the namespaces, and the kernel takes mounts and interfaces away with them.
 
 What happens is told, one word a line, to the pipe that `lifecycle` reads: phases as they are done, or ``failed COMPONENT``.
 """
@@ -15,12 +15,11 @@ import socket
 import ssl
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 
-from localcluster import components, layout
+from localcluster import components, layout, waiting
 
 START_TIMEOUT = 180.0
 RESTART_DELAY = 1.0
@@ -30,7 +29,7 @@ PHASES = ("namespaces", "etcd", "api", "manifests", "ready")
 _BIN = layout.INSIDE_BIN
 
 
-class Died(Exception):
+class Died(Exception):  # noqa: N818 - said of a component, it reads as what happened
     """A component ended during the start, or did not become ready in time."""
 
 
@@ -62,25 +61,26 @@ class Supervisor:
 
     def wait_for(self, condition: Callable[[], bool], name: str) -> None:
         """Wait for a component's readiness. Raises Died when any component ends before, or when time is up."""
-        deadline = time.monotonic() + START_TIMEOUT
-        while not condition():
+
+        def ready() -> bool:
             if dead := self._reap():
                 raise Died(dead[0].name)
-            if time.monotonic() > deadline:
-                raise Died(name)
-            time.sleep(0.05)
+            return condition()
+
+        if not waiting.until(ready, timeout=START_TIMEOUT):
+            raise Died(name)
 
     def keep(self) -> None:
         """Start again what dies, for ever."""
         while True:
             for component in self._reap(block=True):
-                time.sleep(RESTART_DELAY)
+                waiting.pause(RESTART_DELAY)
                 self._restarts[component.name] += 1
                 self.start(component)
 
     def _reap(self, *, block: bool = False) -> list[components.Component]:
         """Collect the dead: components, and orphans of theirs that became ours."""
-        dead = []
+        dead: list[components.Component] = []
         while True:
             try:
                 pid, _ = os.waitpid(-1, 0 if block and not dead else os.WNOHANG)
@@ -92,16 +92,14 @@ class Supervisor:
                 dead.append(entry[0])
 
     def _write(self) -> None:
-        known = {
-            component.name: {"pid": pid, "restarts": self._restarts[component.name]}
-            for pid, (component, _) in self._running.items()
-        }
+        known = {component.name: {"pid": pid, "restarts": self._restarts[component.name]} for pid, (component, _) in self._running.items()}
         temporary = self._record.with_suffix(".new")
         temporary.write_text(json.dumps(known))
         temporary.replace(self._record)
 
 
 def main(name: str, listen_fd: int, report_fd: int, programs: list[str]) -> None:
+    """Be process 1 until killed; return only when the start failed."""
     report = os.fdopen(report_fd, "w", buffering=1)
     cluster = layout.Layout(name)
     try:
@@ -196,7 +194,14 @@ def api_ready() -> Callable[[], bool]:
 
 
 def apply_manifests() -> None:
-    command = [f"{_BIN}/kube/kubectl", f"--kubeconfig={layout.INSIDE_ETC}/admin.kubeconfig", "apply", "-f", str(layout.INSIDE / "manifests")]
+    """Create what the cluster is made of besides programs: permissions, RuntimeClass, DNS, StorageClass."""
+    command = [
+        f"{_BIN}/kube/kubectl",
+        f"--kubeconfig={layout.INSIDE_ETC}/admin.kubeconfig",
+        "apply",
+        "-f",
+        str(layout.INSIDE / "manifests"),
+    ]
     with open(f"{layout.INSIDE_LOGS}/manifests.log", "ab") as log:
         process = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=START_TIMEOUT)
     if process.returncode != 0:

@@ -1,7 +1,7 @@
 """OCI archives without a container engine: read the digest of one, write the pause image.
 
-An OCI archive is a tar of content-addressed blobs and an index.json. A pod may name an image by the digest of its manifest, which is what the
-index holds, and which changes when the layers are compressed again: so the archive, not the store it was saved from, is asked.
+An OCI archive is a tar of content-addressed blobs and an index.json. A pod may name an image by the digest of its manifest, which is what
+the index holds, and which changes when the layers are compressed again: so the archive, not the store it was saved from, is asked.
 """
 
 import gzip

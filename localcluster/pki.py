@@ -1,6 +1,7 @@
 """The cluster's keys and certificates, made anew for every cluster by the openssl command.
 
-Two authorities: etcd has its own, or every certificate of the cluster (a kubelet's, say) would open the database directly, past all access rules.
+Two authorities: etcd has its own, or every certificate of the cluster (a kubelet's, say) would open the database directly, past all access
+rules.
 """
 
 import dataclasses

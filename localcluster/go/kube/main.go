@@ -1,8 +1,8 @@
 // Command kube is every program of a small Kubernetes cluster in one file: it becomes the one it is called as, through a symbolic link.
 //
 // One binary is linked once, kept once on disk and once in the page cache, where eight would each carry the same libraries. k3s does the same,
-// for the same reason. What is ours here is four small programs: netpol enforces NetworkPolicy, storage makes volumes, forward lets the host reach the API server, and
-// etcd-dump prints what is stored.
+// for the same reason. What is ours here is four small programs: netpol enforces NetworkPolicy, storage makes volumes, forward lets the host reach
+// the API server, and etcd-dump prints what is stored.
 package main
 
 import (
