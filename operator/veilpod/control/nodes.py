@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from veilpod.control.context import Context
 from veilpod.core.entities import Node, NodeStatus, Role
-from veilpod.core.identity import Registry, make_proof
+from veilpod.core.identity import make_proof
 from veilpod.core.ids import NodeId
 
 log = logging.getLogger(__name__)
@@ -80,5 +80,6 @@ def _proof(context: Context, onion_key: bytes, key_epoch: int) -> bytes:
         owner=context.writer.address,
         onion_key=onion_key,
         key_epoch=key_epoch,
-        registry=Registry(chain_id=context.config.chain.chain_id, contract=context.config.chain.registry),
+        registry=context.config.chain.registry,
+        chain_id=context.config.chain.chain_id,
     )
