@@ -11,9 +11,10 @@ from veilpod.core.canonical import keccak256
 from veilpod.core.entities import Node, NodeStatus, Role
 from veilpod.core.ids import NodeId
 from veilpod.core.keys import checksum_address
+from veilpod.errors import ProtocolViolation
 
 addresses = st.binary(min_size=20, max_size=20).map(checksum_address)
-REGISTRY = identity.Registry(chain_id=31337, contract=checksum_address(b"\x11" * 20))
+REGISTRY = {"registry": checksum_address(b"\x11" * 20), "chain_id": 31337}
 
 
 def node(key, *, owner, onion_key, key_epoch, proof):
@@ -26,20 +27,20 @@ def node(key, *, owner, onion_key, key_epoch, proof):
 @given(st.binary(min_size=32, max_size=32), addresses, st.binary(min_size=32, max_size=32), st.integers(1, 2**16 - 1))
 def test_the_signed_bytes_are_solidity_abi_encoding(seed, owner, onion_key, key_epoch):
     key = ed25519.Ed25519PrivateKey.from_private_bytes(seed)
-    proof = identity.make_proof(key, owner=owner, onion_key=onion_key, key_epoch=key_epoch, registry=REGISTRY)
+    proof = identity.make_proof(key, owner=owner, onion_key=onion_key, key_epoch=key_epoch, **REGISTRY)
     encoded = eth_abi.encode(
         ["string", "address", "bytes32", "uint32", "address", "uint256"],
-        ["veilpod.node.v1", owner, onion_key, key_epoch, REGISTRY.contract, REGISTRY.chain_id],
+        ["veilpod.node.v1", owner, onion_key, key_epoch, REGISTRY["registry"], REGISTRY["chain_id"]],
     )
     key.public_key().verify(proof, keccak256(encoded))
-    assert identity.verify_proof(node(key, owner=owner, onion_key=onion_key, key_epoch=key_epoch, proof=proof), REGISTRY)
+    identity.check_proof(node(key, owner=owner, onion_key=onion_key, key_epoch=key_epoch, proof=proof), **REGISTRY)
 
 
 @pytest.fixture
 def honest():
     key = ed25519.Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)
     owner, onion_key = checksum_address(b"\x22" * 20), b"\x33" * 32
-    proof = identity.make_proof(key, owner=owner, onion_key=onion_key, key_epoch=3, registry=REGISTRY)
+    proof = identity.make_proof(key, owner=owner, onion_key=onion_key, key_epoch=3, **REGISTRY)
     return node(key, owner=owner, onion_key=onion_key, key_epoch=3, proof=proof)
 
 
@@ -55,10 +56,13 @@ def honest():
     ],
 )
 def test_a_proof_is_good_for_nothing_but_what_was_signed(honest, change):
-    assert identity.verify_proof(honest, REGISTRY)
-    assert not identity.verify_proof(dataclasses.replace(honest, **change), REGISTRY)
+    identity.check_proof(honest, **REGISTRY)
+    with pytest.raises(ProtocolViolation) as caught:
+        identity.check_proof(dataclasses.replace(honest, **change), **REGISTRY)
+    assert caught.value.reason == "BadNodeProof"
 
 
-def test_a_proof_is_good_for_one_registry_on_one_chain(honest):
-    assert not identity.verify_proof(honest, identity.Registry(chain_id=1, contract=REGISTRY.contract))
-    assert not identity.verify_proof(honest, identity.Registry(chain_id=31337, contract=checksum_address(b"\x12" * 20)))
+@pytest.mark.parametrize("elsewhere", [{"chain_id": 1}, {"registry": checksum_address(b"\x12" * 20)}])
+def test_a_proof_is_good_for_one_registry_on_one_chain(honest, elsewhere):
+    with pytest.raises(ProtocolViolation):
+        identity.check_proof(honest, **REGISTRY | elsewhere)

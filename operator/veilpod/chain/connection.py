@@ -1,0 +1,180 @@
+"""One release's connection to the chain: reader, writer, follower, and the one loop that keeps them true.
+
+`connect` refuses to start on the wrong chain. Afterwards an RPC that is down makes every call ChainUnavailable and is tried
+again; an RPC that comes back as another chain stays refused. Readiness and metrics read the attributes of `Chain`; nothing is
+exported here.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+from veilpod.chain import contracts
+from veilpod.chain.follower import Follower
+from veilpod.chain.heads import Heads
+from veilpod.chain.network import NetworkCheck, private_directory
+from veilpod.chain.outbox import Outbox, Settled
+from veilpod.chain.reader import Reader
+from veilpod.chain.rpc import Rpc
+from veilpod.chain.sender import Sender
+from veilpod.chain.writer import Writer
+from veilpod.core.keys import SigningKey, checksum_address
+from veilpod.errors import InvalidInput, Terminal, VeilpodError
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5
+_LOOK_ANYWAY_SECONDS = 5.0
+
+
+class Chain:
+    """What `connect` returns. Close it, or use it with `async with`."""
+
+    def __init__(self, rpc: Rpc, heads: Heads, reader: Reader, writer: Writer | None, sender: Sender | None, poll: float) -> None:
+        self._rpc = rpc
+        self._heads = heads
+        self._writer = writer
+        self._sender = sender
+        self._poll = poll
+        self._keeper: asyncio.Task[None] | None = None
+        self.reader = reader
+        self.failure: Terminal | None = None  # why this chain is refused, once it is: a person must act
+
+    @property
+    def writer(self) -> Writer:
+        """Our key's side. Raises InvalidInput("NoChainKey") when `connect` was given none."""
+        if self._writer is None:
+            raise InvalidInput("NoChainKey", "this connection only reads: it was made without a chain key")
+        return self._writer
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the RPC answered the last call."""
+        return self._rpc.reachable
+
+    @property
+    def head_block(self) -> int:
+        """Number of the newest block seen."""
+        return self._heads.latest.number
+
+    @property
+    def head_age(self) -> float:
+        """Seconds since a new block was seen."""
+        return self._heads.age
+
+    @property
+    def pending_transactions(self) -> int:
+        """How many of our transactions are not settled."""
+        return self._sender.pending if self._sender else 0
+
+    @property
+    def reorgs(self) -> int:
+        """How often a confirmed block was not final."""
+        return self._heads.reorgs
+
+    def history(self) -> Sequence[Settled]:
+        """Our settled transactions, oldest first."""
+        return self._sender.history() if self._sender else ()
+
+    async def __aenter__(self) -> "Chain":
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Stop looking, give the key's lock back, close the connection. Pending transactions stay on disk."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeper
+        if self._sender is not None:
+            self._sender.close()
+        await self._rpc.close()
+
+    def start(self) -> None:
+        """Start the loop that follows the head and looks after our transactions."""
+        self._keeper = asyncio.create_task(self._keep(), name="chain.keeper")
+
+    async def _keep(self) -> None:
+        looked_at = float("-inf")
+        while True:
+            try:
+                changed = await self._heads.refresh()
+                if self._sender is not None and (changed or time.monotonic() - looked_at >= _LOOK_ANYWAY_SECONDS):
+                    looked_at = time.monotonic()
+                    await self._sender.crank()
+                self.failure = None
+            except Terminal as error:
+                if self.failure is None:
+                    log.error("chain.refused", extra={"reason": error.reason, "cause": str(error)})
+                self.failure = error
+            except VeilpodError as error:
+                log.debug("chain.look_failed", extra={"cause": str(error)})
+            await self._heads.pause(self._poll)
+
+
+async def connect(
+    url: str,
+    *,
+    chain_id: int,
+    addresses: contracts.Addresses,
+    state_dir: pathlib.Path,
+    key: SigningKey | None = None,
+    depth: int = 1,
+    poll_seconds: float = POLL_SECONDS,
+    clock: Callable[[], float] = time.monotonic,
+) -> Chain:
+    """Connect to a chain; what is read and sent is final `depth` blocks below the newest.
+
+    Raises ChainUnavailable while the RPC is down; InvalidInput with reason WrongChain, ContractMissing or ChainReplaced;
+    Refused("SenderActive") when another process sends with this key and state directory.
+    """
+    private_directory(state_dir)
+    addresses = _spelled(addresses)
+    rpc = Rpc(url, check=NetworkCheck(chain_id=chain_id, addresses=addresses, state_dir=state_dir))
+    outbox: Outbox | None = None
+    try:
+        heads = Heads(rpc, depth=depth, clock=clock)
+        await heads.refresh()
+        follower = Follower(rpc, heads, addresses, state_dir / "cursor.json")
+        follower.start()
+        reader = Reader(rpc, heads, addresses, follower)
+        sender = writer = None
+        if key is not None:
+            outbox = Outbox.open(state_dir, key.address)
+            sender = Sender(rpc, heads, outbox, key, chain_id, clock)
+            writer = Writer(sender, reader, heads, addresses)
+    except BaseException:
+        if outbox is not None:
+            outbox.close()
+        await rpc.close()
+        raise
+    chain = Chain(rpc, heads, reader, writer, sender, poll_seconds)
+    chain.start()
+    return chain
+
+
+def _spelled(addresses: contracts.Addresses) -> contracts.Addresses:
+    """One spelling for every address, so that they can be compared."""
+    try:
+        return dataclasses.replace(
+            addresses,
+            registry=checksum_address(_raw(addresses.registry)),
+            scheduler=checksum_address(_raw(addresses.scheduler)),
+            channels=checksum_address(_raw(addresses.channels)),
+        )
+    except ValueError as error:
+        raise InvalidInput("InvalidDeployment", "a contract's address is 0x and 40 hex digits") from error
+
+
+def _raw(text: str) -> bytes:
+    raw = bytes.fromhex(text.removeprefix("0x"))
+    if len(raw) != 20:
+        raise ValueError("size")
+    return raw

@@ -1,0 +1,263 @@
+"""What anybody can read from the chain, as values of one confirmed block each (ports.ChainReader).
+
+A task is its view in TaskScheduler joined with what only its events carry; a node is its view joined with its proof of
+possession. Event contents are cached: a specification and a proof prove themselves against the view, the rest is forgotten
+whenever a confirmed block was reorganised. Writes nothing.
+"""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from veilpod.chain import contracts, logs
+from veilpod.chain.assignments import Assignments
+from veilpod.chain.follower import Follower
+from veilpod.chain.heads import Header, Heads
+from veilpod.chain.rpc import Rpc, RpcError
+from veilpod.core.canonical import keccak256
+from veilpod.core.entities import (
+    ChainChannel,
+    ChainEvent,
+    ChainTask,
+    ChannelPhase,
+    Node,
+    NodeStatus,
+    Resource,
+    Role,
+    TaskPhase,
+    Terms,
+)
+from veilpod.core.ids import Address, ChannelId, NodeId, ResourceId, TaskId
+from veilpod.errors import ChainUnavailable
+
+_PAGE = 50  # nodes a call
+_DAY = 86_400
+_ANY_ROLE = Role(31)
+_SHORT_CACHE = 512
+
+
+class Reader:
+    """ports.ChainReader over one node."""
+
+    def __init__(self, rpc: Rpc, heads: Heads, addresses: contracts.Addresses, follower: Follower) -> None:
+        self._rpc = rpc
+        self._heads = heads
+        self._addresses = addresses
+        self._follower = follower
+        self._assignments = Assignments(rpc, heads, addresses)
+        self._scanning = asyncio.Lock()
+        self._reorgs = heads.reorgs
+        self._directory: tuple[str, tuple[Node, ...]] = ("", ())
+        self._proofs: dict[tuple[NodeId, int], tuple[bytes, bytes]] = {}  # (node, epoch) -> (onion key, proof)
+        self._tasks: dict[TaskId, tuple[str, ChainTask]] = {}
+        self._specs: dict[TaskId, bytes] = {}
+        self._published: dict[TaskId, logs.Log] = {}
+
+    async def now(self) -> int:
+        return self._heads.latest.timestamp
+
+    async def node(self, node: NodeId) -> Node:
+        return await self.node_at(self._block(), node)
+
+    async def node_at(self, block: Header, node: NodeId) -> Node:
+        """A node as one block has it. For `writer`, which asks the newest block too."""
+        (view,) = await self._view(block, "NodeRegistry", "node", node)
+        (found,) = await self._with_proofs(block, [view])
+        return found
+
+    async def directory(self, roles: Role) -> Sequence[Node]:
+        block = self._block()
+        async with self._scanning:
+            if self._directory[0] != block.hash:
+                (count,) = await self._view(block, "NodeRegistry", "nodeCount")
+                views: list[Any] = []
+                for first in range(1, count + 1, _PAGE):
+                    (page,) = await self._view(block, "NodeRegistry", "page", int(_ANY_ROLE), first, _PAGE)
+                    views += page
+                self._directory = (block.hash, await self._with_proofs(block, views))
+        return tuple(node for node in self._directory[1] if node.roles & roles)
+
+    async def resource(self, resource: ResourceId) -> Resource | None:
+        return await self.resource_at(self._block(), resource)
+
+    async def resources_named(self, name: str) -> Sequence[Resource]:
+        block = self._block()
+        (ids,) = await self._view(block, "NodeRegistry", "resourcesNamed", name)
+        found = [await self.resource_at(block, ResourceId(resource)) for resource in ids]
+        return tuple(resource for resource in found if resource is not None)
+
+    async def task(self, task: TaskId) -> ChainTask:
+        return await self.task_at(self._block(), task)
+
+    async def task_at(self, block: Header, task: TaskId) -> ChainTask:
+        """A task as one block has it. For `writer`, which asks the newest block too."""
+        cached = self._tasks.get(task)
+        if cached is not None and cached[0] == block.hash:
+            return cached[1]
+        (view,) = await self._view(block, "TaskScheduler", "task", task)
+        found = await self._join(block, task, view)
+        if len(self._tasks) >= _SHORT_CACHE:
+            self._tasks.clear()
+        self._tasks[task] = (block.hash, found)
+        return found
+
+    async def tasks_of(self, node: NodeId) -> Sequence[TaskId]:
+        block = self._block()
+        async with self._scanning:
+            return await self._assignments.of(node, block, ended_after=self._heads.latest.timestamp - _DAY)
+
+    async def channel(self, channel: ChannelId) -> ChainChannel:
+        return await self.channel_at(self._block(), channel)
+
+    async def channel_at(self, block: Header, channel: ChannelId) -> ChainChannel:
+        """A channel as one block has it. For `writer`, which asks the newest block too."""
+        (view,) = await self._view(block, "ChannelManager", "channel", channel)
+        phase, epoch, sequence, deadline, balance_a, balance_b = view
+        return ChainChannel(
+            id=channel,
+            phase=ChannelPhase(phase),
+            epoch=epoch,
+            sequence=sequence,
+            deadline=deadline,
+            balance_a=balance_a,
+            balance_b=balance_b,
+        )
+
+    async def stake_of(self, owner: Address) -> tuple[int, int]:
+        free, locked = await self._view(self._block(), "TaskScheduler", "stakeOf", owner)
+        return free, locked
+
+    async def balance(self, owner: Address) -> int:
+        return int(await self._at(self._block(), "eth_getBalance", owner), 16)
+
+    def events(self) -> AsyncIterator[ChainEvent]:
+        return self._follower.events()
+
+    def _block(self) -> Header:
+        if self._reorgs != self._heads.reorgs:
+            self._reorgs = self._heads.reorgs
+            self._specs.clear()
+            self._published.clear()
+            self._proofs.clear()
+        return self._heads.confirmed
+
+    async def _view(self, block: Header, contract: str, function: str, *args: Any) -> tuple[Any, ...]:
+        target = contracts.contract(contract).functions[function]
+        call = {"to": self._addresses.of(contract), "data": "0x" + target.encode(*args).hex()}
+        return target.decode(bytes.fromhex((await self._at(block, "eth_call", call))[2:]))
+
+    async def _at(self, block: Header, method: str, *params: Any) -> Any:
+        try:
+            return await self._rpc.call(method, *params, block.tag)
+        except RpcError as error:
+            # Views of ours do not revert: the block is gone or the node does not keep its state.
+            raise ChainUnavailable(f"the node refused {error}") from error
+
+    async def _with_proofs(self, block: Header, views: Sequence[Any]) -> tuple[Node, ...]:
+        nodes = [_node(view) for view in views]
+        missing = [node.id for node in nodes if node.id and self._proofs.get((node.id, node.key_epoch), (b"",))[0] != node.onion_key]
+        for start in range(0, len(missing), _PAGE):
+            topics = [logs.topic("NodeRegistry", "NodeKey"), [logs.indexed(node) for node in missing[start : start + _PAGE]]]
+            for entry in await self._logs(block, "NodeRegistry", topics):
+                key = NodeId(entry.args["id"]), int(entry.args["keyEpoch"])
+                self._proofs[key] = entry.args["onionKey"], entry.args["proof"]
+        return tuple(_proved(node, *self._proofs.get((node.id, node.key_epoch), (b"", b""))) for node in nodes)
+
+    async def resource_at(self, block: Header, resource: ResourceId) -> Resource | None:
+        """A resource as one block has it. For `writer`, which asks the newest block too."""
+        (view,) = await self._view(block, "NodeRegistry", "resource", resource)
+        owner, node, revoked, digest, size, name = view
+        if not int(owner, 16):
+            return None
+        return Resource(
+            id=resource, owner=contracts.address(owner), node=NodeId(node), revoked=revoked, digest=digest, size=size, name=_text(name)
+        )
+
+    async def _join(self, block: Header, task: TaskId, view: Any) -> ChainTask:
+        requester, phase, stopping, reported, escrow, terms, spec_hash, key_or_result, compute, stores = view
+        phase = TaskPhase(phase)
+        await self._fetch_events(block, task, phase)
+        spec, published = self._specs.get(task, b""), self._published.get(task)
+        if phase is not TaskPhase.NONE and keccak256(spec) != spec_hash:
+            raise ChainUnavailable("the node does not have the event of a task that it has")
+        if phase in (TaskPhase.RUNNING, TaskPhase.COMPLETED) and published is None:
+            raise ChainUnavailable("the node does not have the event of a key that it has")
+        key = contracts.address("0x" + key_or_result[-20:].hex()) if phase is TaskPhase.RUNNING else None
+        return ChainTask(
+            id=task,
+            phase=phase,
+            requester=contracts.address(requester),
+            stopping=stopping,
+            reported=reported,
+            escrow=escrow,
+            terms=_terms(terms),
+            spec_hash=spec_hash,
+            key=key,
+            result_hash=key_or_result if phase is TaskPhase.COMPLETED else None,
+            compute=tuple(NodeId(node) for node in compute),
+            stores=tuple(NodeId(node) for node in stores),
+            spec=spec,
+            statements=tuple(published.args["statements"]) if published else (),
+            descriptors=published.args["descriptors"] if published else b"",
+            published_key=contracts.address(published.args["key"]) if published else None,
+        )
+
+    async def _fetch_events(self, block: Header, task: TaskId, phase: TaskPhase) -> None:
+        if phase is TaskPhase.NONE:
+            return
+        wanted = []
+        if task not in self._specs:
+            wanted.append("Requested")
+        if task not in self._published and phase in (TaskPhase.RUNNING, TaskPhase.COMPLETED, TaskPhase.CLOSED):
+            wanted.append("KeyPublished")
+        if not wanted:
+            return
+        topics = [[logs.topic("TaskScheduler", name) for name in wanted], logs.indexed(task)]
+        for entry in await self._logs(block, "TaskScheduler", topics):
+            if entry.name == "Requested":
+                self._specs[task] = entry.args["spec"]
+            else:
+                self._published[task] = entry
+
+    async def _logs(self, block: Header, contract: str, topics: logs.Topics) -> list[logs.Log]:
+        first = min(self._addresses.since, block.number)
+        return await logs.all_logs(self._rpc, self._addresses, [contract], topics, first=first, last=block.number)
+
+
+def _node(view: Any) -> Node:
+    number, owner, roles, status, key_epoch, updated_at, capacity, identity_key, onion_key, endpoint = view
+    return Node(
+        id=NodeId(number),
+        owner=contracts.address(owner),
+        roles=Role(roles),
+        status=NodeStatus(status),
+        key_epoch=key_epoch,
+        updated_at=updated_at,
+        capacity=capacity,
+        identity_key=identity_key,
+        onion_key=onion_key,
+        endpoint=_text(endpoint),
+        proof=b"",
+    )
+
+
+def _proved(node: Node, onion_key: bytes, proof: bytes) -> Node:
+    return dataclasses.replace(node, proof=proof if onion_key == node.onion_key else b"")
+
+
+def _terms(view: Any) -> Terms:
+    servers, per_server, stake, schedule_by, key_by, complete_by, report_by = view
+    return Terms(
+        servers=servers,
+        per_server=per_server,
+        stake=stake,
+        schedule_by=schedule_by,
+        key_by=key_by,
+        complete_by=complete_by,
+        report_by=report_by,
+    )
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
