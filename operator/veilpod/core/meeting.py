@@ -22,7 +22,7 @@ from veilpod.errors import ProtocolViolation
 
 NOTE_TAG = "veilpod.note.v1"
 DESCRIPTOR_TAG = "veilpod.descriptor.v1"
-RESULT_CHUNK = 1 << 20
+RESULT_CHUNK = 1 << 19  # its hex and the rest of the request fit into one frame of a sealed request
 MAX_SERVERS = 16
 NOTE_EVENTS = frozenset({"InputsDelivered", "InputsVerified", "Computed", "ResultDelivered", "FinalStateSigned", "Failed"})
 FAILURES = frozenset(
@@ -283,7 +283,7 @@ def verify_note(note: Note, signing_key: Address, *, party: str = "agent") -> No
 
 
 def parse_result_piece(value: Any, *, maximum: int, party: str = "agent") -> ResultPiece:
-    """Read a piece of at most 1 MiB of a result of at most `maximum` bytes. Raises ProtocolViolation."""
+    """Read a piece of at most 512 KiB of a result of at most `maximum` bytes. Raises ProtocolViolation."""
     fields = Fields(value, what="result piece", party=party)
     piece = ResultPiece(
         task=TaskId(fields.data("taskId", 32)),
