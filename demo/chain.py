@@ -23,7 +23,7 @@ URL = f"http://anvil.{NAMESPACE}.svc:8545"
 CHAIN_ID = 31337
 FUNDS = 10 * 10**18
 # The first of anvil's well-known development keys: it pays for the deployment and everybody's first coins.
-DEPLOYER = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"  # noqa: S105 - published by anvil
+DEPLOYER = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
 
 
 def start(cluster: Cluster, image: str) -> None:
@@ -51,7 +51,11 @@ def start(cluster: Cluster, image: str) -> None:
     }
     meta = {"name": "anvil", "namespace": NAMESPACE, "labels": labels}
     cluster.apply(
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}},
+        {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+        },
         {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"selector": labels, "ports": [{"port": 8545}]}},
         {
             "apiVersion": "apps/v1",
@@ -77,7 +81,9 @@ def reachable(cluster: Cluster) -> Iterator[Web3]:
             line = forward.stdout.readline() if forward.stdout else ""
             found = re.search(r":(\d+) ->", line)
             if not found:
-                raise progress.Failure(f"no port-forward to the chain: {line.strip()}", next=f"kubectl logs -n {NAMESPACE} deployment/anvil")
+                raise progress.Failure(
+                    f"no port-forward to the chain: {line.strip()}", next=f"kubectl logs -n {NAMESPACE} deployment/anvil"
+                )
             yield Web3(Web3.HTTPProvider(f"http://127.0.0.1:{found.group(1)}"))
         finally:
             forward.terminate()
@@ -89,7 +95,9 @@ def deploy(cluster: Cluster, web3: Web3) -> dict[str, str]:
     genesis = web3.eth.get_block(0)["hash"].to_0x_hex()
     if file.exists():
         known: dict[str, str] = json.loads(file.read_text())
-        if known.get("genesis") == genesis and all(web3.eth.get_code(Web3.to_checksum_address(known[c])) for c in ("registry", "scheduler", "channels")):
+        if known.get("genesis") == genesis and all(
+            web3.eth.get_code(Web3.to_checksum_address(known[c])) for c in ("registry", "scheduler", "channels")
+        ):
             return known
     key = WORK / "keys" / "deployer.key"
     key.write_text(DEPLOYER)

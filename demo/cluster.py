@@ -28,7 +28,9 @@ class Cluster:
         )
         if result.returncode != 0:
             shown = " ".join(command[:6]) + (" …" if len(command) > 6 else "")
-            raise progress.Failure(f"`{shown}` failed:\n{(result.stderr or result.stdout).strip()[-2000:]}", next=f"KUBECONFIG={self.kubeconfig} {shown}")
+            raise progress.Failure(
+                f"`{shown}` failed:\n{(result.stderr or result.stdout).strip()[-2000:]}", next=f"KUBECONFIG={self.kubeconfig} {shown}"
+            )
         return result.stdout
 
     @property
@@ -46,7 +48,14 @@ class Cluster:
 
     def apply(self, *objects: dict[str, Any]) -> None:
         """Apply manifests."""
-        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", text=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}))
+        self.kubectl(
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "-f",
+            "-",
+            text=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}),
+        )
 
 
 def local() -> Cluster:

@@ -29,7 +29,12 @@ def report(cluster: Cluster, ledger: Ledger, task: str, images: dict[str, str]) 
 def conditions(cluster: Cluster, task: str) -> dict[str, Any]:
     """Every condition of the task and of each server's share of it, with its time."""
     found = {f"{REQUESTER.name}/computetask/{task}": _conditions(cluster.get("computetask", task, "-n", REQUESTER.name))}
-    for party, kind in [*((s, "taskassignment") for s in SERVERS), *((s, "statechannel") for s in SERVERS), *((h, "dataset") for h in HOSPITALS), *((r, "onionrelay") for r in RELAYS)]:
+    for party, kind in [
+        *((s, "taskassignment") for s in SERVERS),
+        *((s, "statechannel") for s in SERVERS),
+        *((h, "dataset") for h in HOSPITALS),
+        *((r, "onionrelay") for r in RELAYS),
+    ]:
         for item in cluster.get(kind, "-n", party.name)["items"]:
             found[f"{party.name}/{kind}/{item['metadata']['name']}"] = _conditions(item)
     return found
@@ -59,13 +64,20 @@ def channels(cluster: Cluster, ledger: Ledger) -> list[dict[str, Any]]:
                 "channelId": channel,
                 "a": ledger.names.get(opened["args"]["a"].lower()),
                 "b": ledger.names.get(opened["args"]["b"].lower()),
-                "opening": {"block": opened["block"], "time": opened["time"], "depositA": str(opened["args"]["depositA"]), "depositB": str(opened["args"]["depositB"])},
+                "opening": {
+                    "block": opened["block"],
+                    "time": opened["time"],
+                    "depositA": str(opened["args"]["depositA"]),
+                    "depositB": str(opened["args"]["depositB"]),
+                },
                 "updates": max((side.get("updates") or 0 for side in sides.get(channel, {}).values()), default=0),
                 "finalVersion": final.get("version"),
                 "finalSequence": final.get("version", 0) & ((1 << 40) - 1) if final else None,
                 "sides": sides.get(channel, {}),
                 "transcriptHead": sorted({str(side.get("transcriptHead")) for side in sides.get(channel, {}).values()}),
-                "payout": {"a": str(final.get("paidA")), "b": str(final.get("paidB")), "block": closed["block"], "time": closed["time"]} if closed else None,
+                "payout": {"a": str(final.get("paidA")), "b": str(final.get("paidB")), "block": closed["block"], "time": closed["time"]}
+                if closed
+                else None,
             }
         )
     return found
@@ -103,7 +115,9 @@ def circuits(cluster: Cluster) -> list[dict[str, Any]]:
     found = []
     for party in PARTIES:
         selector = "app.kubernetes.io/part-of=veilpod"
-        text = cluster.kubectl("logs", "-n", party.name, "-l", selector, "--all-containers", "--tail=-1", "--prefix=false", "--ignore-errors")
+        text = cluster.kubectl(
+            "logs", "-n", party.name, "-l", selector, "--all-containers", "--tail=-1", "--prefix=false", "--ignore-errors"
+        )
         for line in text.splitlines():
             if '"circuit"' not in line:
                 continue
@@ -115,7 +129,12 @@ def circuits(cluster: Cluster) -> list[dict[str, Any]]:
 
 def accuracy() -> dict[str, Any]:
     """Compare on the held-out cases: each hospital alone, both pooled, federated. Runs the example's own code."""
-    command = [sys.executable, str(ROOT / "examples" / "tumour-model" / "compare.py"), str(WORK / "data"), str(WORK / "result" / "model.json")]
+    command = [
+        sys.executable,
+        str(ROOT / "examples" / "tumour-model" / "compare.py"),
+        str(WORK / "data"),
+        str(WORK / "result" / "model.json"),
+    ]
     result: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return result
 
@@ -144,5 +163,3 @@ def _json(line: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
-
-

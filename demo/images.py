@@ -14,7 +14,14 @@ from demo.parties import ROOT, WORK
 from localcluster import images, layout, oci, progress
 
 SOURCE = ROOT / "operator" / "veilpod"
-SHARED = (SOURCE / "core", SOURCE / "net", SOURCE / "errors.py", SOURCE / "ports.py", SOURCE / "__init__.py", ROOT / "requirements" / "base.txt")
+SHARED = (
+    SOURCE / "core",
+    SOURCE / "net",
+    SOURCE / "errors.py",
+    SOURCE / "ports.py",
+    SOURCE / "__init__.py",
+    ROOT / "requirements" / "base.txt",
+)
 EXAMPLE = ROOT / "examples" / "tumour-model"
 
 
@@ -49,8 +56,18 @@ def catalogue() -> tuple[Image, ...]:
     anvil = ROOT / "contracts" / "node_modules" / ".bin" / "anvil"
     return (
         *(Image(target=t, dockerfile=main, context=ROOT, inputs=i, traced=trace in i) for t, i in process.items()),
-        Image(target="tumour-model", dockerfile=EXAMPLE / "Dockerfile", context=EXAMPLE, inputs=(EXAMPLE / "fedavg", EXAMPLE / "requirements.txt")),
-        Image(target="anvil", dockerfile=ROOT / "demo" / "chain" / "Dockerfile", context=_anvil_context(anvil), inputs=(ROOT / "contracts" / "package-lock.json",)),
+        Image(
+            target="tumour-model",
+            dockerfile=EXAMPLE / "Dockerfile",
+            context=EXAMPLE,
+            inputs=(EXAMPLE / "fedavg", EXAMPLE / "requirements.txt"),
+        ),
+        Image(
+            target="anvil",
+            dockerfile=ROOT / "demo" / "chain" / "Dockerfile",
+            context=_anvil_context(anvil),
+            inputs=(ROOT / "contracts" / "package-lock.json",),
+        ),
     )
 
 
@@ -87,7 +104,9 @@ def _push(archive: pathlib.Path, repository: str) -> str:
         command = ["podman", "push", "--quiet", "--digestfile", str(digest_file), _pull(archive), f"docker://{repository}:demo"]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode != 0:
-            raise progress.Failure(f"pushing {repository} failed:\n{result.stderr.strip()[-800:]}", next=f"podman login {repository.split('/')[0]}")
+            raise progress.Failure(
+                f"pushing {repository} failed:\n{result.stderr.strip()[-800:]}", next=f"podman login {repository.split('/')[0]}"
+            )
     return f"{repository}@{digest_file.read_text().strip()}"
 
 
@@ -108,12 +127,16 @@ def _hand_over(cluster: Cluster, archive: pathlib.Path) -> str:
     for prefix, command in loaders.items():
         if context.startswith(prefix):
             if shutil.which(command[0]) is None:
-                raise progress.Failure(f"the context {context!r} is {command[0]}'s, but {command[0]} is not on the PATH", next="or push to a registry: REGISTRY=...")
+                raise progress.Failure(
+                    f"the context {context!r} is {command[0]}'s, but {command[0]} is not on the PATH",
+                    next="or push to a registry: REGISTRY=...",
+                )
             with progress.step(f"{command[0]} load {archive.name}"):
                 cluster.run(*command)
             return f"{reference.rpartition(':')[0]}@{digest}"
     raise progress.Failure(
-        f"no way is known to bring images to the context {context!r}", next="make demo CLUSTER=current REGISTRY=<a registry that the cluster can pull from>"
+        f"no way is known to bring images to the context {context!r}",
+        next="make demo CLUSTER=current REGISTRY=<a registry that the cluster can pull from>",
     )
 
 

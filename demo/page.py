@@ -40,7 +40,16 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}code{font:12px ui-m
 
 def render(report: dict[str, Any]) -> str:
     """Render the report as one HTML page."""
-    sections = [_summary(report), _timeline(report), _picture(report), _sandboxes(report), _channels(report), _money(report), _transactions(report), _versions(report)]
+    sections = [
+        _summary(report),
+        _timeline(report),
+        _picture(report),
+        _sandboxes(report),
+        _channels(report),
+        _money(report),
+        _transactions(report),
+        _versions(report),
+    ]
     return f"""<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Veilpod: two hospitals, one model</title><style>{STYLE}</style><main>
 <h1>Two hospitals, one model, nobody sees anything</h1>
@@ -84,7 +93,9 @@ def _timeline(report: dict[str, Any]) -> str:
     parts = []
     for number in range(6):
         at = left + (width - left - 30) * number / 5
-        parts.append(f"<line x1={at:.0f} y1={top - 8} x2={at:.0f} y2={top + row * len(STEPS)} stroke='var(--line)'/><text class=s x={at:.0f} y=12 text-anchor=middle>{span * number / 5:.0f} s</text>")
+        parts.append(
+            f"<line x1={at:.0f} y1={top - 8} x2={at:.0f} y2={top + row * len(STEPS)} stroke='var(--line)'/><text class=s x={at:.0f} y=12 text-anchor=middle>{span * number / 5:.0f} s</text>"
+        )
     for line, step in enumerate(STEPS):
         y = top + line * row + 12
         parts.append(f"<text x=0 y={y + 4}>{step}</text>")
@@ -94,7 +105,9 @@ def _timeline(report: dict[str, Any]) -> str:
                 task = "/computetask/" in name
                 colour = COLOURS["requester" if task else "server"]
                 title = f"{html.escape(name)}: {step} after {(moment - start).total_seconds():.0f} s"
-                parts.append(f"<circle cx={x(moment):.1f} cy={y} r={6 if task else 4} fill='{colour}' fill-opacity={0.95 if task else 0.7}><title>{title}</title></circle>")
+                parts.append(
+                    f"<circle cx={x(moment):.1f} cy={y} r={6 if task else 4} fill='{colour}' fill-opacity={0.95 if task else 0.7}><title>{title}</title></circle>"
+                )
     height = top + row * len(STEPS) + 8
     legend = "The requester's view is violet, each server's own view is green. Times are the conditions' own (whole seconds)."
     return f"<section><h2>Timeline</h2><svg viewBox='0 0 {width} {height}' role=img aria-label='timeline of conditions'>{''.join(parts)}</svg><p class=soft>{legend}</p></section>"
@@ -107,7 +120,11 @@ def _picture(report: dict[str, Any]) -> str:
         "relay": (500, ["relay-one", "relay-two", "relay-three", "relay-four"]),
         "server": (910, sorted({s["server"] for s in report["sandboxes"]})),
     }
-    place = {name: (x, 70 + index * 260 / max(len(names), 1) + 130 / max(len(names), 1)) for x, names in columns.values() for index, name in enumerate(names)}
+    place = {
+        name: (x, 70 + index * 260 / max(len(names), 1) + 130 / max(len(names), 1))
+        for x, names in columns.values()
+        for index, name in enumerate(names)
+    }
     place["institute"] = (500, 360)
     parts = []
     weights: dict[tuple[str, str], int] = {}
@@ -120,10 +137,14 @@ def _picture(report: dict[str, Any]) -> str:
         if one in place and other in place:
             (x1, y1), (x2, y2) = place[one], place[other]
             thick = min(7.0, 1 + (total / 200_000) ** 0.5)
-            parts.append(f"<line x1={x1} y1={y1:.0f} x2={x2} y2={y2:.0f} stroke='{COLOURS['relay']}' stroke-opacity=.45 stroke-width={thick:.1f}><title>{html.escape(one)} to {html.escape(other)}: {total:,} bytes</title></line>")
+            parts.append(
+                f"<line x1={x1} y1={y1:.0f} x2={x2} y2={y2:.0f} stroke='{COLOURS['relay']}' stroke-opacity=.45 stroke-width={thick:.1f}><title>{html.escape(one)} to {html.escape(other)}: {total:,} bytes</title></line>"
+            )
     for name, (x, y) in place.items():
         kind = "requester" if name == "institute" else name.split("-")[0]
-        parts.append(f"<circle cx={x} cy={y:.0f} r=13 fill='{COLOURS[kind]}'/><text x={x} y={y + 30:.0f} text-anchor=middle>{html.escape(name)}</text>")
+        parts.append(
+            f"<circle cx={x} cy={y:.0f} r=13 fill='{COLOURS[kind]}'/><text x={x} y={y + 30:.0f} text-anchor=middle>{html.escape(name)}</text>"
+        )
     total = sum(int(c.get("sent", 0)) + int(c.get("received", 0)) for c in report["circuits"])
     note = f"{len(report['circuits'])} circuits carried {total:,} bytes. A line is a first hop or a hop between relays; no sandbox, store or mailbox has a line to another."
     return f"<section><h2>Who talked to whom</h2><svg viewBox='0 0 1000 410' role=img aria-label='parties and relays'>{''.join(parts)}</svg><p class=soft>{note} Only the demo's images can tell this: production images do not carry the module that traces circuits.</p></section>"
@@ -145,7 +166,12 @@ def _sandboxes(report: dict[str, Any]) -> str:
         for s in report["sandboxes"]
     ]
     head = ["server", "role", "pod UID", "created", "key published", "containers dead", "node confirmed", "object gone", "recorded"]
-    return _section("Sandboxes", head, rows, "Destroyed means: the kubelet reported every container dead, then removed the memory volumes, then sent its final delete; then the object of that UID was gone.")
+    return _section(
+        "Sandboxes",
+        head,
+        rows,
+        "Destroyed means: the kubelet reported every container dead, then removed the memory volumes, then sent its final delete; then the object of that UID was gone.",
+    )
 
 
 def _channels(report: dict[str, Any]) -> str:
@@ -155,17 +181,25 @@ def _channels(report: dict[str, Any]) -> str:
             _coins(c["opening"]["depositA"]) + " + " + _coins(c["opening"]["depositB"]),
             str(c["updates"]),
             str(c["finalSequence"]),
-            f"<code>{html.escape(c['transcriptHead'][0][:14])}…</code> {'<span class=good>equal on both sides</span>' if len(c['transcriptHead']) == 1 else '<span class=bad>differs</span>'}" if c["transcriptHead"] else "",
+            f"<code>{html.escape(c['transcriptHead'][0][:14])}…</code> {'<span class=good>equal on both sides</span>' if len(c['transcriptHead']) == 1 else '<span class=bad>differs</span>'}"
+            if c["transcriptHead"]
+            else "",
             f"{_coins(c['payout']['a'])} + {_coins(c['payout']['b'])}" if c["payout"] else "<span class=bad>open</span>",
         ]
         for c in report["channels"]
     ]
-    return _section("State channels", ["between", "deposits", "co-signed updates", "final sequence", "transcript head", "paid out"], rows, "")
+    return _section(
+        "State channels", ["between", "deposits", "co-signed updates", "final sequence", "transcript head", "paid out"], rows, ""
+    )
 
 
 def _money(report: dict[str, Any]) -> str:
     balances = report["balances"]
-    rows = [[name, _coins(balances["before"][name]), _coins(balances["after"][name]), _coins(change)] for name, change in balances["change"].items() if name in balances["before"]]
+    rows = [
+        [name, _coins(balances["before"][name]), _coins(balances["after"][name]), _coins(change)]
+        for name, change in balances["change"].items()
+        if name in balances["before"]
+    ]
     equation = balances["equation"]
     holds = "<span class=good>holds</span>" if equation["holds"] else "<span class=bad>does not hold</span>"
     note = f"<code>{html.escape(equation['text'])}</code>: {_coins(equation['before'])} = {_coins(equation['after'])} + {_coins(equation['fees'])} — {holds}"
@@ -174,14 +208,30 @@ def _money(report: dict[str, Any]) -> str:
 
 def _transactions(report: dict[str, Any]) -> str:
     rows = [
-        [str(t["block"]), html.escape(t["sender"]), html.escape(t["to"]), html.escape(t["function"]), f"{t['gas']:,}", "ok" if t["ok"] else "<span class=bad>reverted</span>", f"<code>{t['hash'][:12]}…</code>"]
+        [
+            str(t["block"]),
+            html.escape(t["sender"]),
+            html.escape(t["to"]),
+            html.escape(t["function"]),
+            f"{t['gas']:,}",
+            "ok" if t["ok"] else "<span class=bad>reverted</span>",
+            f"<code>{t['hash'][:12]}…</code>",
+        ]
         for t in report["transactions"]
     ]
-    return _section("Transactions", ["block", "sender", "contract", "function", "gas", "", "hash"], rows, f"{len(rows)} transactions, {sum(t['gas'] for t in report['transactions']):,} gas.")
+    return _section(
+        "Transactions",
+        ["block", "sender", "contract", "function", "gas", "", "hash"],
+        rows,
+        f"{len(rows)} transactions, {sum(t['gas'] for t in report['transactions']):,} gas.",
+    )
 
 
 def _versions(report: dict[str, Any]) -> str:
-    rows = [[html.escape(name), f"<code>{html.escape(str(value))}</code>"] for name, value in [*report["versions"].items(), *report["images"].items()]]
+    rows = [
+        [html.escape(name), f"<code>{html.escape(str(value))}</code>"]
+        for name, value in [*report["versions"].items(), *report["images"].items()]
+    ]
     return _section("Images and versions", ["", ""], rows, "")
 
 
@@ -189,7 +239,10 @@ def _section(title: str, head: list[str], rows: list[list[str]], note: str, *, n
     """A table whose last `numbers` columns are numbers. Cells are HTML already."""
     first = len(head) - numbers
     header = "".join(f"<th{' class=n' if i >= first and numbers else ''}>{text}</th>" for i, text in enumerate(head))
-    body = "".join("<tr>" + "".join(f"<td{' class=n' if i >= first and numbers else ''}>{cell}</td>" for i, cell in enumerate(row)) + "</tr>" for row in rows)
+    body = "".join(
+        "<tr>" + "".join(f"<td{' class=n' if i >= first and numbers else ''}>{cell}</td>" for i, cell in enumerate(row)) + "</tr>"
+        for row in rows
+    )
     return f"<section><h2>{title}</h2><div class=scroll><table><tr>{header}</tr>{body}</table></div>{f'<p class=soft style=margin-top:12px>{note}</p>' if note else ''}</section>"
 
 

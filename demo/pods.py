@@ -63,7 +63,12 @@ def lives(file: pathlib.Path) -> list[dict[str, Any]]:
         meta, status = pod["metadata"], pod.get("status", {})
         life = found.setdefault(
             meta["uid"],
-            {"uid": meta["uid"], "namespace": meta["namespace"], "created": meta["creationTimestamp"], "runtimeClass": pod["spec"].get("runtimeClassName", "")},
+            {
+                "uid": meta["uid"],
+                "namespace": meta["namespace"],
+                "created": meta["creationTimestamp"],
+                "runtimeClass": pod["spec"].get("runtimeClassName", ""),
+            },
         )
         statuses = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
         if statuses and all("terminated" in s.get("state", {}) for s in statuses):

@@ -62,7 +62,9 @@ def main() -> int:
         log.parent.mkdir(parents=True, exist_ok=True)
         with progress.step(step.name) as shown:
             with log.open("wb") as output:
-                result = subprocess.run(step.command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False)
+                result = subprocess.run(
+                    step.command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False
+                )
             counts = _counts(log)
             shown.note(counts)
             if result.returncode != 0:

@@ -25,7 +25,14 @@ def main(data: pathlib.Path, federated: pathlib.Path) -> None:
     if close and better:
         verdict = "the federated model is within one percentage point of pooled data and beats the worse hospital alone"
     else:
-        missing = [text for held, text in ((close, "is not within one percentage point of pooled data"), (better, "does not beat the worse hospital alone")) if not held]
+        missing = [
+            text
+            for held, text in (
+                (close, "is not within one percentage point of pooled data"),
+                (better, "does not beat the worse hospital alone"),
+            )
+            if not held
+        ]
         verdict = "this split does not show it: the federated model " + " and ".join(missing)
     print(
         json.dumps(

@@ -36,7 +36,19 @@ def main() -> None:
 def table() -> str:
     """Take the CSV out of the wheel. Raises SystemExit when it is not the table that the example was written for."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "-d", folder, "scikit-learn==1.7.2"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "-d",
+            folder,
+            "scikit-learn==1.7.2",
+        ]
         subprocess.run(command, check=True)  # noqa: S603 - our own arguments
         with zipfile.ZipFile(next(pathlib.Path(folder).glob("*.whl"))) as wheel:
             data = wheel.read(MEMBER)

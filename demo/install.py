@@ -1,0 +1,93 @@
+"""The chart, installed the way its users do: the cluster's part once, then one release per party in a namespace of its own."""
+
+import base64
+import concurrent.futures
+import json
+from typing import Any
+
+from demo import chain
+from demo.cluster import Cluster
+from demo.parties import PARTIES, RELAYS, WORK, Party
+from localcluster import progress
+
+CHART = "helm/veilpod"
+ADMIN_NAMESPACE = "veilpod-system"
+STAKE = 10**17
+IMAGES = ("operator", "agent", "relay", "store")
+
+
+def admin(cluster: Cluster) -> None:
+    """Install what is cluster-wide: CRDs, classes, admission policies."""
+    values = {"cluster": {"install": True}, "crds": {"keep": False}}
+    if "gvisor" not in cluster.kubectl("get", "runtimeclasses", "-o", "name"):
+        values["cluster"]["sandboxClasses"] = {"sandboxed": None}  # type: ignore[assignment]
+    _helm(cluster, "veilpod", ADMIN_NAMESPACE, values)
+
+
+def parties(cluster: Cluster, references: dict[str, str], contracts: dict[str, str]) -> None:
+    """Install every party's release. They know nothing of each other."""
+    with concurrent.futures.ThreadPoolExecutor(max_workers=3) as pool:
+        for outcome in [pool.submit(_party, cluster, party, references, contracts) for party in PARTIES]:
+            outcome.result()
+
+
+def ready(cluster: Cluster) -> None:
+    """Wait until every operator is ready: its node registered, its caches filled."""
+    for party in PARTIES:
+        with progress.step(f"{party.name} ready"):
+            cluster.kubectl("rollout", "status", "deployment", "-n", party.name, "--timeout=240s")
+    for party in RELAYS:
+        with progress.step(f"{party.name} registered"):
+            cluster.kubectl("wait", "--for=condition=Registered", "onionrelay", "--all", "-n", party.name, "--timeout=240s")
+
+
+def _party(cluster: Cluster, party: Party, references: dict[str, str], contracts: dict[str, str]) -> None:
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "chain-key", "namespace": party.name},
+        "data": {"key": base64.b64encode(party.key_file.read_bytes()).decode()},
+    }
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": party.name}}, secret)
+    _helm(cluster, party.name, party.name, values(party, references, contracts))
+
+
+def values(party: Party, references: dict[str, str], contracts: dict[str, str]) -> dict[str, Any]:
+    """What this party writes into its values.yaml."""
+    registry = references["operator"].rpartition("/")[0]
+    images: dict[str, Any] = {"registry": registry}
+    for name in IMAGES:
+        repository, _, digest = references[name].rpartition("/")[2].partition("@")
+        images[name] = {"repository": repository, "digest": digest}
+    return {
+        "roles": {party.role: True},
+        "images": images,
+        "chain": {
+            "rpcUrl": chain.URL,
+            "chainId": chain.CHAIN_ID,
+            "contracts": {name: contracts[name] for name in ("registry", "scheduler", "channels")},
+            "keySecret": {"name": "chain-key", "key": "key"},
+            "confirmations": 1,
+        },
+        "persistence": {"size": "256Mi"},
+        **({"compute": {"stake": str(STAKE), "capacity": 4}} if party.role == "compute" else {}),
+        **({"storage": {"size": "256Mi", "quota": str(200 << 20)}} if party.role == "storage" else {}),
+        **({"requester": {"mailbox": {"size": "256Mi"}}} if party.role == "requester" else {}),
+        **({"relay": {"create": True}} if party.role == "relay" else {}),
+    }
+
+
+def remove(cluster: Cluster) -> None:
+    """Uninstall everything from a cluster that outlives the demo."""
+    for party in PARTIES:
+        cluster.kubectl("delete", "namespace", party.name, f"{party.name}-sandboxes", "--ignore-not-found", "--wait=false")
+    cluster.run("helm", "uninstall", "veilpod", "-n", ADMIN_NAMESPACE, "--ignore-not-found")
+    cluster.kubectl("delete", "namespace", chain.NAMESPACE, ADMIN_NAMESPACE, "--ignore-not-found", "--wait=false")
+
+
+def _helm(cluster: Cluster, release: str, namespace: str, content: dict[str, Any]) -> None:
+    file = WORK / "values" / f"{release}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content, indent=1))
+    with_wait = ["--wait", "--timeout=180s"] if content.get("cluster") else []
+    cluster.run("helm", "upgrade", "--install", release, CHART, "-n", namespace, "--create-namespace", "-f", str(file), *with_wait)
