@@ -1,0 +1,1 @@
+"""Process: an onion router. Holds its own keys in memory; never a Kubernetes token, a chain key or anybody's plaintext."""

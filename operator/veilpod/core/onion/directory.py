@@ -1,0 +1,157 @@
+"""The directory of relays: what a client must know to use one. The chain is the directory server.
+
+A RelayEntry cannot exist without a valid proof of possession: making one, from a registry node or from JSON, checks it. What a proof does
+not say is whether the registry lists the node; who has the chain reads it there, an agent believes its operator. Freshness is judged
+where time is known (`fresh`). Paper step 5.
+"""
+
+import dataclasses
+import ipaddress
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from veilpod.core.canonical import from_hex, to_hex
+from veilpod.core.entities import Node, NodeStatus, Role
+from veilpod.core.identity import check_proof
+from veilpod.core.ids import Address, NodeId
+from veilpod.core.keys import checksum_address
+from veilpod.errors import ProtocolViolation
+
+HEARTBEAT_MAX_AGE = 3600  # seconds; operators send one every ten minutes
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RelayEntry:
+    """One usable relay. `host` is an IP address, `updated_at` the unix second of its last heartbeat."""
+
+    node_id: NodeId
+    owner: Address
+    identity_key: bytes
+    onion_key: bytes
+    key_epoch: int
+    host: str
+    port: int
+    proof: bytes
+    updated_at: int
+    registry: Address
+    chain_id: int
+
+    def __post_init__(self) -> None:
+        """Refuse an entry whose relay did not prove that it holds its keys. Raises ProtocolViolation("BadNodeProof")."""
+        node = Node(
+            id=self.node_id,
+            owner=self.owner,
+            roles=Role.RELAY,
+            status=NodeStatus.ACTIVE,
+            key_epoch=self.key_epoch,
+            updated_at=self.updated_at,
+            capacity=0,
+            identity_key=self.identity_key,
+            onion_key=self.onion_key,
+            endpoint="",
+            proof=self.proof,
+        )
+        check_proof(node, registry=self.registry, chain_id=self.chain_id)
+
+    @classmethod
+    def from_node(cls, node: Node, *, registry: Address, chain_id: int) -> "RelayEntry":
+        """Read an entry of the registry. Raises ProtocolViolation("BadRelayEntry" or "BadNodeProof")."""
+        if Role.RELAY not in node.roles:
+            raise ProtocolViolation("BadRelayEntry", f"node {node.id} is no relay", party=f"node {node.id}")
+        host, port = parse_endpoint(node.endpoint)
+        return cls(
+            node_id=node.id,
+            owner=node.owner,
+            identity_key=node.identity_key,
+            onion_key=node.onion_key,
+            key_epoch=node.key_epoch,
+            host=host,
+            port=port,
+            proof=node.proof,
+            updated_at=node.updated_at,
+            registry=registry,
+            chain_id=chain_id,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Spell it for canonical JSON."""
+        return {
+            "nodeId": self.node_id,
+            "owner": self.owner,
+            "identityKey": to_hex(self.identity_key),
+            "onionKey": to_hex(self.onion_key),
+            "keyEpoch": self.key_epoch,
+            "host": self.host,
+            "port": self.port,
+            "proof": to_hex(self.proof),
+            "updatedAt": self.updated_at,
+            "registry": self.registry,
+            "chainId": self.chain_id,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "RelayEntry":
+        """Read what `to_json` spelt. Raises ProtocolViolation("BadRelayEntry", "BadHex" or "BadNodeProof")."""
+        try:
+            host, port = parse_endpoint(f"{value['host']}:{value['port']}")
+            return cls(
+                node_id=NodeId(_natural(value["nodeId"])),
+                owner=_address(value["owner"]),
+                identity_key=from_hex(value["identityKey"], 32),
+                onion_key=from_hex(value["onionKey"], 32),
+                key_epoch=_natural(value["keyEpoch"]),
+                host=host,
+                port=port,
+                proof=from_hex(value["proof"]),
+                updated_at=_natural(value["updatedAt"]),
+                registry=_address(value["registry"]),
+                chain_id=_natural(value["chainId"]),
+            )
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ProtocolViolation("BadRelayEntry", "a relay entry of a wrong shape") from error
+
+
+def parse_endpoint(endpoint: str) -> tuple[str, int]:
+    """Read "ip:port" (IPv6 in brackets), never a DNS name. Raises ProtocolViolation("BadRelayEntry")."""
+    host, _, port = endpoint.rpartition(":")
+    try:
+        address, number = ipaddress.ip_address(host.strip("[]")), int(port)
+        if not 0 < number < 65536:
+            raise ValueError("port")
+    except ValueError as error:
+        raise ProtocolViolation("BadRelayEntry", f"not an ip:port: {endpoint[:60]!r}") from error
+    return str(address), number
+
+
+def spell_endpoint(host: str, port: int) -> str:
+    """The one spelling of an endpoint, for exit policies: the address as `ipaddress` writes it."""
+    host, port = parse_endpoint(f"[{host.strip('[]')}]:{port}")
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def read_directory(nodes: Iterable[Node], *, registry: Address, chain_id: int) -> tuple[list[RelayEntry], list[NodeId]]:
+    """Take the usable relays out of the registry's nodes. Returns (Active relays, ids of Active relays that cannot be used)."""
+    usable, refused = [], []
+    for node in nodes:
+        if Role.RELAY not in node.roles or node.status is not NodeStatus.ACTIVE:
+            continue
+        try:
+            usable.append(RelayEntry.from_node(node, registry=registry, chain_id=chain_id))
+        except ProtocolViolation:
+            refused.append(node.id)
+    return usable, refused
+
+
+def fresh(entry: RelayEntry, now: float) -> bool:
+    """Whether a relay's heartbeat is recent enough to use it (unix seconds)."""
+    return now - entry.updated_at <= HEARTBEAT_MAX_AGE
+
+
+def _natural(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError("not a natural number")
+    return value
+
+
+def _address(text: str) -> Address:
+    return checksum_address(from_hex(text.lower(), 20))

@@ -1,0 +1,82 @@
+"""Sizes of the onion network as values: two cell classes, the area each hop opens, what one message can carry.
+
+Nothing here parses or encrypts. All of docs/protocol/onion.md, "Cells", follows from these few numbers. Paper step 5 (location
+obfuscation).
+
+A body of B bytes is opened by the hop at position k (1 is the guard) as B - 16(k-1) bytes of ciphertext and tag, which leaves B - 16k
+bytes of plaintext: either the next hop's ciphertext or, at the last hop, a relay message. The rest of the body is fresh random fill.
+"""
+
+import dataclasses
+import enum
+
+HEADER = 16
+TAG = 16
+SAMPLE = 16  # first bytes of the body, from which the header's mask is made
+MAX_HOPS = 8
+MESSAGE_HEADER = 8
+COOKIE = 20
+LABEL_MAX = 255
+
+
+class CellClass(enum.IntEnum):
+    """The size class of a circuit, constant for its life. Link cells (CREATE, CREATED, DESTROY, PADDING) are always SMALL."""
+
+    SMALL = 1
+    BULK = 2
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Geometry:
+    """Everything that follows from the size of a cell."""
+
+    cell: int
+
+    @property
+    def body(self) -> int:
+        """Bytes behind the header."""
+        return self.cell - HEADER
+
+    def sealed(self, position: int) -> int:
+        """Bytes of ciphertext and tag that the hop at this position (from 1) opens or has sealed."""
+        return self.body - TAG * (position - 1)
+
+    def plain(self, position: int) -> int:
+        """Bytes of plaintext under the layer of the hop at this position."""
+        return self.body - TAG * position
+
+    @property
+    def data_max(self) -> int:
+        """Bytes of data in one relay message, the same at every position so that a splice never has to cut."""
+        return self.body - TAG * MAX_HOPS - MESSAGE_HEADER
+
+    @property
+    def inner_plain(self) -> int:
+        """Bytes of an end-to-end message (header, data, zeros) that is sealed into the data of one FORWARD message."""
+        return self.data_max - TAG
+
+    @property
+    def inner_data_max(self) -> int:
+        """Bytes of data in one end-to-end message."""
+        return self.inner_plain - MESSAGE_HEADER
+
+
+GEOMETRY = {CellClass.SMALL: Geometry(cell=4096), CellClass.BULK: Geometry(cell=65536)}
+LARGEST_CELL = max(geometry.cell for geometry in GEOMETRY.values())
+LINK_PLAIN = GEOMETRY[CellClass.SMALL].body - TAG  # bytes of a link cell's payload, zero-filled, under the link's own seal
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """End-to-end credit, counted in DATA messages: how many may be under way, and after how many the receiver sends a SENDME."""
+
+    circuit: int
+    circuit_step: int
+    stream: int
+    stream_step: int
+
+
+WINDOW = {
+    CellClass.SMALL: Window(circuit=512, circuit_step=64, stream=256, stream_step=32),
+    CellClass.BULK: Window(circuit=64, circuit_step=16, stream=32, stream_step=8),
+}

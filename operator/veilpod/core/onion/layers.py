@@ -1,0 +1,129 @@
+"""Layers: nested AES-128-GCM per hop, sealed and opened in place, with a strictly increasing counter per direction.
+
+A layer is keyed by the seed of the hop's handshake. Nonce = 4-byte salt || u64 counter, AAD = command, flags, class, direction. Each cell
+of a direction is sealed and opened exactly once and in order, so a replayed, reordered, dropped or altered cell fails at the next party
+that opens it. After 2^24 cells the direction's secret is ratcheted forward (HKDF). Whoever opens or adds a layer overwrites the whole
+tail of the body with fresh random bytes: otherwise the fill would be an exact fingerprint from link to link. Paper step 5.
+
+Errors name no cause beyond "tampered": the caller knows which link to blame.
+"""
+
+from collections.abc import Callable, Sequence
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from veilpod.core.onion import ntor
+from veilpod.core.onion.cells import Command
+from veilpod.core.onion.geometry import MESSAGE_HEADER, TAG, CellClass, Geometry
+from veilpod.core.onion.messages import Message, RelayCommand, parse_message, put_forward_header, put_message
+
+FORWARD = 0
+BACKWARD = 1
+RATCHET_CELLS = 1 << 24
+Random = Callable[[int], bytes]
+
+
+class TamperedError(Exception):
+    """A layer did not open. `layer` is the index of the hop whose layer it was (0 is the guard)."""
+
+    def __init__(self, layer: int = 0) -> None:
+        super().__init__("a layer did not open")
+        self.layer = layer
+
+
+class Direction:
+    """One hop's keys in one direction, with its counter. Sealing and opening are the same counter seen from two ends."""
+
+    def __init__(self, secret: bytes, *, direction: int, cell_class: CellClass, ratchet: int = RATCHET_CELLS) -> None:
+        self._direction = direction
+        self._ratchet = ratchet
+        self._counter = 0
+        self._aad = {command: bytes((command, 0, cell_class, direction)) for command in (Command.RELAY, Command.RELAY_EARLY)}
+        self._load(secret)
+
+    def seal(self, body: memoryview, size: int, command: Command = Command.RELAY) -> None:
+        """Seal the first `size` bytes of a body in place; the tag lands behind them."""
+        self._aead.encrypt_into(self._nonce(), body[:size], self._aad[command], body[: size + TAG])
+
+    def open(self, body: memoryview, size: int, command: Command = Command.RELAY) -> None:
+        """Open in place what `seal` made of `size` bytes. Raises TamperedError; the direction is unusable afterwards."""
+        try:
+            self._aead.decrypt_into(self._nonce(), body[: size + TAG], self._aad[command], body[:size])
+        except InvalidTag as error:
+            raise TamperedError from error
+
+    def _nonce(self) -> bytes:
+        if self._counter and self._counter % self._ratchet == 0:
+            self._load(ntor.expand(self._secret, "ratchet", 32))
+        nonce = self._salt + self._counter.to_bytes(8, "big")
+        self._counter += 1
+        return nonce
+
+    def _load(self, secret: bytes) -> None:
+        self._secret = secret
+        self._aead = AESGCM(ntor.expand(secret, "key", 16))
+        self._salt = ntor.expand(secret, "salt", 4)
+
+
+class HopKeys:
+    """Everything that one handshake gives: two directions, the key of the one failure report, the id of a session."""
+
+    def __init__(self, seed: bytes, cell_class: CellClass, *, ratchet: int = RATCHET_CELLS) -> None:
+        self.forward = Direction(ntor.expand(seed, "forward", 32), direction=FORWARD, cell_class=cell_class, ratchet=ratchet)
+        self.backward = Direction(ntor.expand(seed, "backward", 32), direction=BACKWARD, cell_class=cell_class, ratchet=ratchet)
+        self.report_key = ntor.expand(seed, "report", 16)
+        self.session_id = ntor.expand(seed, "session", 32)
+
+
+def refill(body: memoryview, used: int, random: Random) -> None:
+    """Overwrite what is behind the first `used` bytes with fresh random bytes."""
+    if used < len(body):
+        body[used:] = random(len(body) - used)
+
+
+def relay_open(keys: HopKeys, body: memoryview, position: int, geometry: Geometry, command: Command, random: Random) -> None:
+    """Take a hop's layer off a forward cell, in place, ready for the next link. Raises TamperedError."""
+    size = geometry.plain(position)
+    keys.forward.open(body, size, command)
+    refill(body, size, random)
+
+
+def relay_seal(keys: HopKeys, body: memoryview, position: int, geometry: Geometry, random: Random) -> None:
+    """Put a hop's layer on a backward cell, in place, ready for the previous link."""
+    size = geometry.plain(position)
+    keys.backward.seal(body, size)
+    refill(body, size + TAG, random)
+
+
+def client_seal(hops: Sequence[HopKeys], body: memoryview, geometry: Geometry, command: Command = Command.RELAY) -> None:
+    """Put all layers on a message that lies in the first `geometry.plain(len(hops))` bytes of a body."""
+    for position in range(len(hops), 0, -1):
+        hops[position - 1].forward.seal(body, geometry.plain(position), command)
+
+
+def client_open(hops: Sequence[HopKeys], body: memoryview, geometry: Geometry) -> None:
+    """Take all layers off a backward cell. Raises TamperedError with the layer that did not open."""
+    for position, hop in enumerate(hops, 1):
+        try:
+            hop.backward.open(body, geometry.plain(position))
+        except TamperedError as error:
+            raise TamperedError(position - 1) from error
+
+
+def put_end_to_end(
+    key: Direction, area: memoryview, geometry: Geometry, command: RelayCommand, data: bytes | memoryview, *, flags: int, stream_id: int
+) -> None:
+    """Write a message sealed to the other end of a session into a FORWARD message that fills an area. No copy but the data's."""
+    inner = area[MESSAGE_HEADER : MESSAGE_HEADER + geometry.data_max]
+    put_message(inner[: geometry.inner_plain], command, data, flags=flags, stream_id=stream_id)
+    key.seal(inner, geometry.inner_plain)
+    put_forward_header(area, geometry.data_max)
+
+
+def open_end_to_end(key: Direction, data: memoryview, geometry: Geometry) -> Message:
+    """Open the data of a FORWARD message in place. Raises TamperedError, or ProtocolViolation for what the other end wrote."""
+    if len(data) != geometry.data_max:
+        raise TamperedError
+    key.open(data, geometry.inner_plain)
+    return parse_message(data[: geometry.inner_plain])

@@ -1,0 +1,106 @@
+"""Path selection: which relays a circuit goes through. Pure; the shuffling is an argument.
+
+Every hop belongs to another owner, unless the task says `relays: InCluster`; hops in different /16 networks are preferred, not demanded,
+since the services of one cluster share one. A path is never shortened and never bends a rule silently: if the directory does not offer
+it, that is a coded refusal. Paper step 5; what is not here yet: weights by trust and bandwidth, best of several by predicted latency.
+"""
+
+import ipaddress
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+from veilpod.core.ids import NodeId
+from veilpod.core.onion.directory import RelayEntry, fresh
+from veilpod.core.onion.geometry import MAX_HOPS
+from veilpod.errors import CircuitFailed, InvalidInput, Refused
+
+MIN_HOPS = 3
+_SEARCH = 2000  # steps before the wish for different networks is given up
+
+Shuffle = Callable[[list[RelayEntry]], None]
+
+
+def choose_path(
+    directory: Iterable[RelayEntry],
+    *,
+    hops: int,
+    now: float,
+    shuffle: Shuffle,
+    in_cluster: bool = False,
+    last: NodeId | None = None,
+    guards: Collection[NodeId] = (),
+    avoid: Collection[NodeId] = (),
+) -> tuple[RelayEntry, ...]:
+    """Choose a path, guard first.
+
+    `last` fixes the last hop (a rendezvous). `guards` are preferred first hops, `avoid` are relays that just failed: both give way when
+    there is no path otherwise. Raises InvalidInput("BadHops"), Refused("TooFewRelays" or "NoDiversePath"), CircuitFailed when `last` is
+    not usable.
+    """
+    least = 1 if in_cluster else MIN_HOPS
+    if not least <= hops <= MAX_HOPS:
+        raise InvalidInput("BadHops", f"a circuit has {least} to {MAX_HOPS} hops, not {hops}")
+    usable = [entry for entry in directory if fresh(entry, now)]
+    end = next((entry for entry in usable if entry.node_id == last), None)
+    if last is not None and end is None:
+        raise CircuitFailed("the meeting relay is not in the directory, or its heartbeat is old")
+    if len(usable) < hops:
+        raise Refused("TooFewRelays", f"{len(usable)} usable relays where a circuit needs {hops}: add some or wait for their heartbeats")
+    shuffle(usable)
+    pool = [entry for entry in usable if entry.node_id not in avoid or entry is end]
+    for candidates in (pool, usable):
+        path = _search(candidates, hops, end=end, guards=guards, in_cluster=in_cluster)
+        if path is not None:
+            return path
+    owners = len({entry.owner for entry in usable})
+    raise Refused("NoDiversePath", f"the usable relays belong to {owners} owners where a circuit needs {hops} different ones")
+
+
+def _search(
+    candidates: Sequence[RelayEntry], hops: int, *, end: RelayEntry | None, guards: Collection[NodeId], in_cluster: bool
+) -> tuple[RelayEntry, ...] | None:
+    preferred = [entry for entry in candidates if entry.node_id in guards and entry is not end]
+    for first in (*preferred, None):
+        fixed = [entry for entry in (first, end) if entry is not None]
+        if len(fixed) > hops or (len(fixed) == 2 and not in_cluster and fixed[0].owner == fixed[1].owner):
+            continue
+        for networks in (True, False):
+            middle = _fill(candidates, fixed, hops - len(fixed), networks=networks, in_cluster=in_cluster)
+            if middle is not None:
+                return tuple([first] if first is not None else []) + middle + tuple([end] if end is not None else [])
+    return None
+
+
+def _fill(
+    candidates: Sequence[RelayEntry], fixed: Sequence[RelayEntry], count: int, *, networks: bool, in_cluster: bool
+) -> tuple[RelayEntry, ...] | None:
+    """Find `count` relays that get along with each other and with the fixed ones: depth first, bounded."""
+    steps = _SEARCH + len(candidates)
+    if networks and len({network(entry) for entry in fixed}) < len(fixed):
+        return None
+
+    def agree(a: RelayEntry, b: RelayEntry) -> bool:
+        if a.node_id == b.node_id or (not in_cluster and (a.owner == b.owner or a.identity_key == b.identity_key)):
+            return False
+        return not networks or network(a) != network(b)
+
+    def grow(chosen: tuple[RelayEntry, ...], start: int) -> tuple[RelayEntry, ...] | None:
+        nonlocal steps
+        if len(chosen) == count:
+            return chosen
+        for index in range(start, len(candidates)):
+            steps -= 1
+            if steps < 0:
+                return None
+            if all(agree(candidates[index], other) for other in (*fixed, *chosen)):
+                found = grow((*chosen, candidates[index]), index + 1)
+                if found is not None:
+                    return found
+        return None
+
+    return grow((), 0)
+
+
+def network(entry: RelayEntry) -> str:
+    """The /16 (IPv4) or /32 (IPv6) a relay lies in."""
+    address = ipaddress.ip_address(entry.host)
+    return str(ipaddress.ip_network((address, 16 if address.version == 4 else 32), strict=False))

@@ -1,0 +1,244 @@
+"""A circuit as its client sees it: built hop by hop, then a carrier of relay messages to and from the last hop.
+
+It ends with a CircuitFailed that names the failing link when the relays' reports, or a layer that does not open, tell which it was. Who
+talks over it (streams to an exit, a rendezvous, a session) takes its messages through `receiver`. Paper step 5.
+"""
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from veilpod.core.ids import NodeId
+from veilpod.core.onion import ntor, reports
+from veilpod.core.onion.cells import Command, Header
+from veilpod.core.onion.directory import RelayEntry
+from veilpod.core.onion.geometry import GEOMETRY, HEADER, CellClass
+from veilpod.core.onion.layers import HopKeys, TamperedError, client_open, client_seal
+from veilpod.core.onion.messages import (
+    Create,
+    DestroyReason,
+    Extend,
+    Handshake,
+    Message,
+    RelayCommand,
+    parse_message,
+    parse_reply,
+    put_message,
+)
+from veilpod.errors import CircuitFailed, PeerUnavailable, ProtocolViolation, VeilpodError
+from veilpod.net.link import Link
+
+log = logging.getLogger(__name__)
+_HOP_TIMEOUT = 20.0  # longer than a relay's own for reaching the next one, so that its report arrives first
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CircuitSummary:
+    """What a demonstration may show of a circuit. Production passes no `trace` and none is ever made."""
+
+    number: int
+    purpose: str  # "exit" | "rendezvous" | "meeting"
+    relays: tuple[NodeId, ...]
+    state: str  # "built" | "busy" | "closed"
+    bytes_sent: int
+    bytes_received: int
+
+
+Trace = Callable[[CircuitSummary], None]
+
+
+class Receiver(Protocol):
+    """Who uses a circuit."""
+
+    def on_message(self, message: Message) -> None:
+        """A message of the last hop; the view is valid during the call. May raise ProtocolViolation or TamperedError."""
+
+    def on_failed(self, error: VeilpodError) -> None: ...
+
+
+class Circuit:
+    """One circuit over a link to its guard."""
+
+    def __init__(self, link: Link, path: Sequence[RelayEntry], cell_class: CellClass) -> None:
+        self.path, self.cell_class = tuple(path), cell_class
+        self.geometry = GEOMETRY[cell_class]
+        self.data_max = self.geometry.data_max
+        self.receiver: Receiver | None = None
+        self.bytes_sent = self.bytes_received = 0
+        self.error: VeilpodError | None = None
+        self.on_traffic: Callable[[], None] | None = None
+        self.on_closed: Callable[[], None] | None = None
+        self._link, self._id = link, link.new_circuit_id()
+        self._hops: list[HopKeys] = []
+        self._cell = memoryview(bytearray(self.geometry.cell))
+        self._waiting: tuple[RelayCommand, asyncio.Future[bytes]] | None = None
+        self._created: asyncio.Future[bytes] | None = None
+        link.routes[self._id] = self
+
+    async def build(self) -> None:
+        """Extend to every hop of the path. Raises CircuitFailed with the failing link."""
+        for position in range(1, len(self.path) + 1):
+            try:
+                await self._extend(position)
+            except ProtocolViolation as error:
+                self._fail(CircuitFailed("a relay could not prove its onion key", blamed=self._pair((position - 1, position))))
+                raise CircuitFailed("a relay could not prove its onion key", blamed=self._pair((position - 1, position))) from error
+            except BaseException:
+                self.close()
+                raise
+
+    async def ask(self, command: RelayCommand, data: bytes, answer: RelayCommand, *, timeout: float) -> bytes:
+        """Send a message to the last hop and wait for its answer. Raises CircuitFailed."""
+        self._check()
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._waiting = (answer, future)
+        self.send_message(command, data)
+        return await self._answer(future, timeout)
+
+    def send_message(self, command: RelayCommand, data: bytes | memoryview, *, flags: int = 0, stream_id: int = 0) -> None:
+        """Send a message to the last hop. Does nothing once the circuit is gone."""
+        put_message(self.area, command, data, flags=flags, stream_id=stream_id)
+        self.send_area(Command.RELAY_EARLY if command is RelayCommand.EXTEND else Command.RELAY)
+
+    @property
+    def area(self) -> memoryview:
+        """Where the next message to the last hop is written, before `send_area`."""
+        return self._cell[HEADER : HEADER + self.geometry.plain(len(self._hops))]
+
+    def send_area(self, command: Command = Command.RELAY) -> None:
+        """Seal and send what was written into `area`."""
+        if self.error is not None:
+            return
+        client_seal(self._hops, self._cell[HEADER:], self.geometry, command)
+        header = Header(circ_id=self._id, command=command, cell_class=self.cell_class)
+        if not self._link.send_layered(header, self._cell):
+            self._fail(CircuitFailed("the guard takes no more cells", blamed=self._pair((0, 1))))
+        self.bytes_sent += self.geometry.cell
+        if self.on_traffic is not None:
+            self.on_traffic()
+
+    async def ready(self) -> None:
+        """Wait while the link has too much of this circuit queued."""
+        await self._link.ready(self._id)
+
+    def fail(self, error: VeilpodError) -> None:
+        """End the circuit because of what its user saw."""
+        self._fail(error)
+
+    def close(self) -> None:
+        """End the circuit in good order, behind everything that was sent."""
+        if self.error is None:
+            self._fail(CircuitFailed("the circuit was closed"))
+
+    # --- the link's calls
+
+    def on_layered(self, header: Header, cell: memoryview) -> None:
+        self.bytes_received += len(cell)
+        body = cell[HEADER:]
+        try:
+            if header.command is not Command.RELAY or header.cell_class is not self.cell_class or not self._hops:
+                raise TamperedError
+            client_open(self._hops, body, self.geometry)
+            self._on_message(parse_message(body[: self.geometry.plain(len(self._hops))]))
+        except TamperedError as error:
+            pair = (error.layer, error.layer + 1)
+            self._fail(CircuitFailed("a cell was altered on its way to us", blamed=self._pair(pair)), DestroyReason.TAMPERED)
+        except ProtocolViolation as error:
+            # Whoever wrote it, this circuit is over and another one may do better: transient for our user.
+            log.warning("circuit.violation", extra={"reason": error.reason})
+            self._fail(CircuitFailed(f"the circuit is over: {error}"), DestroyReason.PROTOCOL)
+        if self.on_traffic is not None:
+            self.on_traffic()
+
+    def on_control(self, command: Command, payload: bytes) -> None:
+        if command is Command.CREATED:
+            if self._created is None or self._created.done():
+                self._fail(CircuitFailed("a CREATED that nobody asked for", blamed=self._pair((0, 1))), DestroyReason.PROTOCOL)
+            else:
+                self._created.set_result(payload)
+            return
+        self._link.routes.pop(self._id, None)
+        self._fail(self._destroyed(payload), tell=False)
+
+    def on_link_lost(self) -> None:
+        self._fail(CircuitFailed("the link to the guard was lost", blamed=self._pair((0, 1))), tell=False)
+
+    # --- inside
+
+    async def _extend(self, position: int) -> None:
+        entry = self.path[position - 1]
+        ephemeral = X25519PrivateKey.generate()
+        create = Create(cell_class=self.cell_class, position=position, key_epoch=entry.key_epoch, handshake=Handshake.NTOR, onionskin=b"")
+        target = ntor.Target(identity_key=entry.identity_key, onion_key=entry.onion_key, context=create.context)
+        create = dataclasses.replace(create, onionskin=ntor.onionskin(target, ephemeral))
+        if position == 1:
+            self._check()
+            self._created = asyncio.get_running_loop().create_future()
+            self._link.send_control(self._id, Command.CREATE, create.pack())
+            reply = await self._answer(self._created, _HOP_TIMEOUT)
+        else:
+            extend = Extend(node_id=entry.node_id, identity_key=entry.identity_key, create=create.pack())
+            reply = await self.ask(RelayCommand.EXTEND, extend.pack(), RelayCommand.EXTENDED, timeout=_HOP_TIMEOUT)
+        seed = ntor.finish(target, parse_reply(reply), ephemeral=ephemeral)
+        self._hops.append(HopKeys(seed, self.cell_class))
+
+    async def _answer(self, future: asyncio.Future[bytes], timeout: float) -> bytes:
+        try:
+            async with asyncio.timeout(timeout):
+                return await future
+        except TimeoutError as error:
+            self._fail(CircuitFailed("a relay did not answer in time"))
+            raise CircuitFailed("a relay did not answer in time") from error
+
+    def _on_message(self, message: Message) -> None:
+        if self._waiting is not None and message.command is self._waiting[0]:
+            _, future = self._waiting
+            self._waiting = None
+            if not future.done():
+                future.set_result(bytes(message.data))
+        elif self.receiver is not None:
+            self.receiver.on_message(message)
+        elif message.command is not RelayCommand.DROP:
+            raise ProtocolViolation("BadMessage", f"{message.command.name} that nobody asked for", party="relay")
+
+    def _destroyed(self, payload: bytes) -> VeilpodError:
+        try:
+            reason, report = reports.parse_destroy(payload)
+        except ProtocolViolation:
+            return CircuitFailed("the guard ended the circuit without a reason", blamed=self._pair((0, 1)))
+        if not self._hops or report is None:
+            return CircuitFailed(f"the guard ended the circuit: {reason.name.lower()}", blamed=self._pair((0, 1)))
+        told = reports.open_report(self._hops, report)
+        if told.reason is DestroyReason.NO_SUCH_COOKIE:
+            return PeerUnavailable("nobody waits at the meeting relay under this cookie")
+        blamed = self._pair(told.blamed) if told.blamed else None
+        return CircuitFailed(f"a relay ended the circuit: {told.reason.name.lower()}", blamed=blamed)
+
+    def _pair(self, positions: tuple[int, int]) -> tuple[int, int] | None:
+        """Node ids of a link between two positions; 0 is ourselves."""
+        ids = (0, *(int(entry.node_id) for entry in self.path))
+        return (ids[positions[0]], ids[positions[1]]) if positions[1] < len(ids) else None
+
+    def _check(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def _fail(self, error: VeilpodError, reason: DestroyReason = DestroyReason.FINISHED, *, tell: bool = True) -> None:
+        if self.error is not None:
+            return
+        self.error = error
+        if tell and self._link.alive:
+            self._link.send_destroy(self._id, reason)
+        self._link.routes.pop(self._id, None)
+        for future in (self._created, self._waiting[1] if self._waiting else None):
+            if future is not None and not future.done():
+                future.set_exception(error)
+                future.exception()
+        if self.receiver is not None:
+            self.receiver.on_failed(error)
+        if self.on_closed is not None:
+            self.on_closed()

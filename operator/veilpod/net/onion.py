@@ -1,0 +1,191 @@
+"""The onion proxy: what agents, stores and clients use of the network. Implements ports.Onion.
+
+Every stream and meeting gets a circuit of its own. Up to two guards are kept for the proxy's life, so that many circuits do not mean many
+first hops that could link us. A circuit that cannot be built is tried again over other relays a few times; the number of hops and the
+rule of different owners are never relaxed. Paper step 5.
+"""
+
+import itertools
+import logging
+import os
+import random
+import time
+from collections.abc import Callable, Sequence
+
+from veilpod.core.ids import NodeId
+from veilpod.core.onion.directory import RelayEntry, spell_endpoint
+from veilpod.core.onion.geometry import COOKIE, CellClass
+from veilpod.core.onion.messages import Message
+from veilpod.core.onion.paths import choose_path
+from veilpod.errors import CircuitFailed, ProtocolViolation, VeilpodError
+from veilpod.net.budget import Budget
+from veilpod.net.circuit import Circuit, CircuitSummary, Trace
+from veilpod.net.link import Link
+from veilpod.net.links import LinkPool
+from veilpod.net.session import HostPoint, OnionSession, establish, join
+from veilpod.net.streams import Mux, MuxStream
+
+log = logging.getLogger(__name__)
+_ATTEMPTS = 4
+_GUARDS = 2
+_TRACE_EVERY = 0.5  # seconds
+RENDEZVOUS_SECONDS = 3600
+
+
+class OnionProxy:
+    """An onion proxy over a directory that may change under it. `trace` is for demonstrations only: it learns paths."""
+
+    def __init__(
+        self,
+        *,
+        directory: Callable[[], Sequence[RelayEntry]],
+        hops: int,
+        in_cluster: bool,
+        trace: Trace | None = None,
+        cell_class: CellClass = CellClass.BULK,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._directory, self._hops, self._in_cluster, self._trace = directory, hops, in_cluster, trace
+        self._cell_class, self._clock = cell_class, clock
+        self._shuffle = random.SystemRandom().shuffle
+        self._links = LinkPool(self, identity=None, budget=Budget())
+        self._guards: list[NodeId] = []
+        self._circuits: set[Circuit] = set()
+        self._numbers = itertools.count(1)
+        self._closed = False
+
+    # --- ports.Onion
+
+    async def open(self, host: str, port: int) -> MuxStream:
+        endpoint = spell_endpoint(host, port)
+        circuit = await self._build("exit")
+        try:
+            return await _ExitStreams(circuit).mux.open(endpoint.encode())
+        except BaseException:
+            circuit.close()
+            raise
+
+    async def rendezvous(self) -> HostPoint:
+        circuit = await self._build("rendezvous")
+        expires = int(self._clock()) + RENDEZVOUS_SECONDS
+        try:
+            return await establish(circuit, cookie=os.urandom(COOKIE), expires=expires)
+        except BaseException:
+            circuit.close()
+            raise
+
+    async def connect(self, *, relay: NodeId, cookie: bytes, service_key: bytes) -> OnionSession:
+        circuit = await self._build("meeting", last=relay)
+        try:
+            return await join(circuit, cookie=cookie, service_key=service_key)
+        except BaseException:
+            circuit.close()
+            raise
+
+    async def close(self) -> None:
+        self._closed = True
+        for circuit in list(self._circuits):
+            circuit.close()
+        await self._links.close()
+
+    # --- the links' calls
+
+    def on_create(self, link: Link, circ_id: int, payload: bytes) -> None:
+        raise ProtocolViolation("BadMessage", "a relay asks a client to be one", party="relay")
+
+    def on_link_open(self, link: Link) -> None: ...
+
+    def on_link_closed(self, link: Link) -> None:
+        self._links.forget(link)
+
+    # --- inside
+
+    async def _build(self, purpose: str, *, last: NodeId | None = None) -> Circuit:
+        avoid: set[NodeId] = set()
+        for attempt in itertools.count(1):
+            if self._closed:
+                raise CircuitFailed("the onion proxy is closed")
+            path = choose_path(
+                self._directory(),
+                hops=self._hops,
+                now=self._clock(),
+                shuffle=self._shuffle,
+                in_cluster=self._in_cluster,
+                last=last,
+                guards=self._guards,
+                avoid=avoid,
+            )
+            try:
+                return await self._build_over(path, purpose)
+            except CircuitFailed as error:
+                log.info("circuit.build_failed", extra={"attempt": attempt})
+                if attempt == _ATTEMPTS:
+                    raise
+                avoid.update(NodeId(node) for node in error.blamed or () if node not in (0, last))
+                self._guards = [guard for guard in self._guards if guard not in avoid]
+        raise AssertionError  # the loop has no other end
+
+    async def _build_over(self, path: Sequence[RelayEntry], purpose: str) -> Circuit:
+        try:
+            link = await self._links.get(path[0])
+        except CircuitFailed as error:
+            raise CircuitFailed(str(error), blamed=(0, int(path[0].node_id))) from error
+        circuit = Circuit(link, path, self._cell_class)
+        await circuit.build()
+        self._circuits.add(circuit)
+        if path[0].node_id not in self._guards and len(self._guards) < _GUARDS:
+            self._guards.append(path[0].node_id)
+        watch = _Watch(circuit, purpose, next(self._numbers), self._trace)
+        circuit.on_traffic = watch.busy if self._trace is not None else None
+        circuit.on_closed = lambda: self._ended(circuit, watch)
+        watch.tell("built")
+        return circuit
+
+    def _ended(self, circuit: Circuit, watch: "_Watch") -> None:
+        self._circuits.discard(circuit)
+        watch.tell("closed")
+
+
+class _ExitStreams:
+    """The streams of a circuit whose last relay exits; the circuit ends with its last stream."""
+
+    def __init__(self, circuit: Circuit) -> None:
+        self.mux = Mux(circuit, circuit.cell_class, first_id=1, on_begin=None)
+        self.mux.on_empty = circuit.close
+        circuit.receiver = self
+
+    def on_message(self, message: Message) -> None:
+        self.mux.handle(message)
+
+    def on_failed(self, error: VeilpodError) -> None:
+        self.mux.fail(error if isinstance(error, CircuitFailed) else CircuitFailed(f"the circuit is over: {error}"))
+
+
+class _Watch:
+    """Tells a demonstration about one circuit, at most twice a second while it is busy."""
+
+    def __init__(self, circuit: Circuit, purpose: str, number: int, trace: Trace | None) -> None:
+        self._circuit, self._purpose, self._number, self._trace = circuit, purpose, number, trace
+        self._told = 0.0
+
+    def busy(self) -> None:
+        """Bytes moved."""
+        if (now := time.monotonic()) - self._told >= _TRACE_EVERY:
+            self._told = now
+            self.tell("busy")
+
+    def tell(self, state: str) -> None:
+        """Call `trace`, if there is one."""
+        if self._trace is None:
+            return
+        circuit = self._circuit
+        self._trace(
+            CircuitSummary(
+                number=self._number,
+                purpose=self._purpose,
+                relays=tuple(entry.node_id for entry in circuit.path),
+                state=state,
+                bytes_sent=circuit.bytes_sent,
+                bytes_received=circuit.bytes_received,
+            )
+        )

@@ -1,0 +1,358 @@
+"""Streams: many ordered byte streams over one circuit or session, each with its own end-to-end credit.
+
+Two windows, counted in DATA messages. The circuit's is returned when a message arrives, so it bounds what is under way in the network;
+the stream's is returned when the application has read, so a slow reader stops its own sender and nobody else, and holds at most one
+window. Nothing is dropped, nothing is buffered beyond.
+
+What carries the messages (a circuit's last hop, a session's other end, a relay's exit) is behind `Carrier`. Paper steps 5, 7 and 8.
+"""
+
+import asyncio
+import collections
+from collections.abc import Callable
+from typing import Protocol
+
+from veilpod.core.onion.geometry import WINDOW, CellClass
+from veilpod.core.onion.messages import FIN, EndReason, Message, RelayCommand, pack_credit, parse_credit
+from veilpod.errors import CircuitFailed, PeerUnavailable, ProtocolViolation, Refused, VeilpodError
+
+MAX_STREAMS = 256
+_OPEN_TIMEOUT = 30.0
+_LAST_ID = 65535
+
+
+class Carrier(Protocol):
+    """What messages travel over."""
+
+    @property
+    def data_max(self) -> int: ...
+    def send_message(self, command: RelayCommand, data: bytes | memoryview, *, flags: int = 0, stream_id: int = 0) -> None: ...
+    async def ready(self) -> None:
+        """Wait while too much is queued."""
+
+
+class MuxStream:
+    """One stream; implements ports.Stream."""
+
+    def __init__(self, mux: "Mux", stream_id: int, label: bytes) -> None:
+        self.id, self.label = stream_id, label
+        self._mux = mux
+        self._credit = mux.window.stream
+        self._room = mux.window.stream
+        self._consumed = 0
+        self._chunks: collections.deque[memoryview] = collections.deque()
+        self._arrived = asyncio.Event()
+        self._credited = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._connected: asyncio.Future[None] | None = None
+        self._eof = self._sent_eof = self._closed = self._ended = False
+        self._error: VeilpodError | None = None
+
+    # --- ports.Stream
+
+    async def read(self, limit: int = 65536) -> bytes:
+        while not self._chunks:
+            if self._error is not None:
+                raise self._error
+            if self._eof or self._closed:
+                return b""
+            self._arrived.clear()
+            await self._arrived.wait()
+        chunk = self._chunks[0]
+        if len(chunk) > limit:
+            self._chunks[0] = chunk[limit:]
+            return bytes(chunk[:limit])
+        self._chunks.popleft()
+        self._consume()
+        return bytes(chunk)
+
+    async def readexactly(self, size: int) -> bytes:
+        parts, missing = [], size
+        while missing:
+            part = await self.read(missing)
+            if not part:
+                raise PeerUnavailable("the stream ended before what was expected")
+            parts.append(part)
+            missing -= len(part)
+        return b"".join(parts)
+
+    async def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        async with self._turn:
+            for start in range(0, len(view), self._mux.carrier.data_max):
+                await self._mux.send_data(self, view[start : start + self._mux.carrier.data_max])
+
+    async def write_eof(self) -> None:
+        async with self._turn:
+            if not self._sent_eof:
+                await self._mux.send_data(self, b"", flags=FIN)
+                self._sent_eof = True
+
+    async def close(self) -> None:
+        self.end(EndReason.DONE)
+
+    # --- for the mux and its user
+
+    def end(self, reason: EndReason) -> None:
+        """Close at once, with a reason."""
+        if not self._closed:
+            self._closed = True
+            self._mux.end(self, reason)
+            self._wake()
+
+    @property
+    def piece(self) -> int:
+        """Bytes that fill one message: the best size of a write is a multiple of it."""
+        return self._mux.carrier.data_max
+
+    @property
+    def over(self) -> bool:
+        """Whether the peer closed the stream, or lost it, rather than only finished sending."""
+        return self._ended or self._error is not None
+
+    def accept(self) -> None:
+        """Tell the opener that the stream is connected."""
+        self._mux.carrier.send_message(RelayCommand.CONNECTED, b"", stream_id=self.id)
+
+    def check_writable(self) -> None:
+        """Raise unless data may be sent."""
+        if self._error is not None:
+            raise self._error
+        if self._closed or self._sent_eof:
+            raise PeerUnavailable("the stream is closed")
+
+    @property
+    def credit(self) -> int:
+        """How many messages the peer would take."""
+        return self._credit
+
+    async def wait_credit(self) -> None:
+        """Wait for more credit, or for the end."""
+        self._credited.clear()
+        await self._credited.wait()
+
+    def take_credit(self) -> None:
+        """One message was sent."""
+        self._credit -= 1
+
+    def on_message(self, message: Message) -> None:
+        """The peer's message for this stream. Raises ProtocolViolation."""
+        if message.command is RelayCommand.DATA:
+            self._on_data(message)
+        elif message.command is RelayCommand.SENDME:
+            self._credit += parse_credit(message.data)
+            if self._credit > self._mux.window.stream:
+                raise ProtocolViolation("BadCredit", "credit that was never taken")
+            self._credited.set()
+        elif message.command is RelayCommand.CONNECTED:
+            if self._connected is None or self._connected.done():
+                raise ProtocolViolation("BadMessage", "CONNECTED that nobody asked for")
+            self._connected.set_result(None)
+        else:
+            self._on_end(message)
+
+    def fail(self, error: VeilpodError) -> None:
+        """The circuit is gone. What arrived before can still be read."""
+        if self._error is None:
+            self._error = error
+        self._wake()
+
+    async def connected(self) -> None:
+        """Wait for CONNECTED. Raises what END said, or CircuitFailed."""
+        self._connected = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(_OPEN_TIMEOUT):
+                await self._connected
+        except TimeoutError as error:
+            self.end(EndReason.TIMEOUT)
+            raise PeerUnavailable("the stream was not answered") from error
+        except asyncio.CancelledError:
+            self.end(EndReason.DONE)
+            raise
+        if self._error is not None:
+            raise self._error
+
+    def _on_data(self, message: Message) -> None:
+        self._room -= 1
+        if self._room < 0 or self._eof:
+            raise ProtocolViolation("WindowExceeded", "data beyond the window or behind the end")
+        if len(message.data):
+            self._chunks.append(memoryview(bytes(message.data)))
+        else:
+            self._consume()
+        if message.flags & FIN:
+            self._eof = True
+        self._arrived.set()
+
+    def _on_end(self, message: Message) -> None:
+        try:
+            reason = EndReason(message.data[0])
+        except (ValueError, IndexError):
+            reason = EndReason.PROTOCOL
+        self._ended = True
+        self._mux.forget(self)
+        if reason is not EndReason.DONE:
+            self.fail(_end_error(reason))
+        else:
+            # Everything the peer had to say came before: the reader sees a plain end, the writer that nobody listens.
+            self._eof = self._sent_eof = True
+            if self._connected is not None and not self._connected.done():
+                self._error = PeerUnavailable("the stream was closed before it was connected")
+            self._wake()
+
+    def _consume(self) -> None:
+        self._consumed += 1
+        if self._consumed >= self._mux.window.stream_step and not self._eof and self._error is None and not self._closed:
+            self._room += self._consumed
+            self._mux.carrier.send_message(RelayCommand.SENDME, pack_credit(self._consumed), stream_id=self.id)
+            self._consumed = 0
+
+    def _wake(self) -> None:
+        self._arrived.set()
+        self._credited.set()
+        if self._connected is not None and not self._connected.done():
+            self._connected.set_result(None)
+
+
+class Mux:
+    """The streams of one carrier. `on_begin` is called for each stream that the peer opens; it accepts or ends it."""
+
+    def __init__(self, carrier: Carrier, cell_class: CellClass, *, first_id: int, on_begin: Callable[[MuxStream], None] | None) -> None:
+        self.carrier = carrier
+        self.window = WINDOW[cell_class]
+        self._on_begin = on_begin
+        self._streams: dict[int, MuxStream] = {}
+        self._next_id, self._parity = first_id, first_id & 1
+        self._last_begun = 0
+        self._credit = self._room = self.window.circuit
+        self._arrived = 0
+        self._waiters: list[asyncio.Future[None]] = []
+        self._writers = 0
+        self._error: VeilpodError | None = None
+        self.on_empty: Callable[[], None] | None = None  # the last stream has ended
+
+    async def open(self, label: bytes) -> MuxStream:
+        """Open a stream and wait until the peer accepted it. Raises Refused, PeerUnavailable, CircuitFailed."""
+        if self._error is not None:
+            raise self._error
+        if self._next_id > _LAST_ID or len(self._streams) >= MAX_STREAMS:
+            raise PeerUnavailable("this circuit has no room for another stream")
+        stream = MuxStream(self, self._next_id, label)
+        self._next_id += 2
+        self._streams[stream.id] = stream
+        self.carrier.send_message(RelayCommand.BEGIN, label, stream_id=stream.id)
+        await stream.connected()
+        return stream
+
+    def handle(self, message: Message) -> None:
+        """Take a message from the peer. Raises ProtocolViolation: the circuit is to be destroyed."""
+        if message.command is RelayCommand.BEGIN:
+            self._begin(message)
+            return
+        if message.command is RelayCommand.DATA:
+            self._count_arrival()
+        elif message.command is RelayCommand.SENDME and message.stream_id == 0:
+            self._on_credit(parse_credit(message.data))
+            return
+        elif message.command is RelayCommand.DROP:
+            return
+        elif message.command not in (RelayCommand.SENDME, RelayCommand.CONNECTED, RelayCommand.END):
+            raise ProtocolViolation("BadMessage", f"{message.command.name} where streams are")
+        stream = self._streams.get(message.stream_id)
+        if stream is not None:  # else: closed here while it was under way
+            stream.on_message(message)
+
+    async def send_data(self, stream: MuxStream, data: bytes | memoryview, *, flags: int = 0) -> None:
+        """Send one DATA message when both windows and the link have room."""
+        self._writers += 1
+        try:
+            while True:
+                stream.check_writable()
+                if stream.credit <= 0:
+                    await stream.wait_credit()
+                elif self._credit <= 0:
+                    await self._wait_credit()
+                else:
+                    await self.carrier.ready()
+                    stream.check_writable()
+                    if stream.credit > 0 and self._credit > 0:
+                        break
+            stream.take_credit()
+            self._credit -= 1
+            self.carrier.send_message(RelayCommand.DATA, data, flags=flags, stream_id=stream.id)
+            if self._writers > 1:
+                await asyncio.sleep(0)  # round robin among the streams that have something to say
+        finally:
+            self._writers -= 1
+
+    def end(self, stream: MuxStream, reason: EndReason) -> None:
+        """Say END and forget the stream."""
+        if self._streams.pop(stream.id, None) is not None and self._error is None:
+            self.carrier.send_message(RelayCommand.END, bytes((reason,)), stream_id=stream.id)
+            self._check_empty()
+
+    def forget(self, stream: MuxStream) -> None:
+        """The peer said END."""
+        self._streams.pop(stream.id, None)
+        self._check_empty()
+
+    def fail(self, error: VeilpodError) -> None:
+        """The carrier is gone: every stream and writer learns it."""
+        if self._error is None:
+            self._error = error
+        for stream in list(self._streams.values()):
+            stream.fail(self._error)
+        self._streams.clear()
+        self._wake()
+
+    def _check_empty(self) -> None:
+        if self.on_empty is not None and not self._streams:
+            # Not from inside the message that emptied it: the stream has yet to take note.
+            asyncio.get_running_loop().call_soon(self.on_empty)
+
+    def _begin(self, message: Message) -> None:
+        wrong = message.stream_id & 1 == self._parity or message.stream_id <= self._last_begun
+        if self._on_begin is None or wrong or not message.stream_id:
+            raise ProtocolViolation("BadMessage", "a stream that the peer may not open")
+        self._last_begun = message.stream_id
+        stream = MuxStream(self, message.stream_id, bytes(message.data))
+        self._streams[stream.id] = stream
+        if len(self._streams) > MAX_STREAMS:
+            stream.end(EndReason.RESOURCE)
+            return
+        self._on_begin(stream)
+
+    def _count_arrival(self) -> None:
+        self._room -= 1
+        if self._room < 0:
+            raise ProtocolViolation("WindowExceeded", "data beyond the circuit's window")
+        self._arrived += 1
+        if self._arrived >= self.window.circuit_step:
+            self._room += self._arrived
+            self.carrier.send_message(RelayCommand.SENDME, pack_credit(self._arrived))
+            self._arrived = 0
+
+    def _on_credit(self, cells: int) -> None:
+        self._credit += cells
+        if self._credit > self.window.circuit:
+            raise ProtocolViolation("BadCredit", "credit that was never taken")
+        self._wake()
+
+    async def _wait_credit(self) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        await waiter
+
+    def _wake(self) -> None:
+        waiting, self._waiters = self._waiters, []
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+def _end_error(reason: EndReason) -> VeilpodError:
+    if reason is EndReason.POLICY:
+        return Refused("ExitRefused", "the last relay's owner does not allow this endpoint: only registered services can be reached")
+    if reason is EndReason.PROTOCOL:
+        return CircuitFailed("the other end of the stream saw a violation of the protocol")
+    return PeerUnavailable(f"the stream ended: {reason.name.lower()}")

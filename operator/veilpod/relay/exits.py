@@ -1,0 +1,117 @@
+"""Exit streams: a circuit's last relay connects to registered services, and to nothing else.
+
+The allowed endpoints are those that the relay's operator hands it (registered stores and mailboxes), looked up again for every stream, so
+a withdrawn endpoint is closed to new streams at once. Paper steps 5 and 8.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from veilpod.core.onion.directory import parse_endpoint, spell_endpoint
+from veilpod.core.onion.geometry import CellClass
+from veilpod.core.onion.messages import EndReason
+from veilpod.errors import CircuitFailed, PeerUnavailable, ProtocolViolation, VeilpodError
+from veilpod.net.streams import Carrier, Mux, MuxStream
+
+log = logging.getLogger(__name__)
+_DRAIN_SECONDS = 30.0
+Spawn = Callable[[Coroutine[Any, Any, None]], object]
+
+
+class ExitPolicy:
+    """Which endpoints may be reached from here."""
+
+    def __init__(self) -> None:
+        self._allowed: frozenset[str] = frozenset()
+
+    def replace(self, endpoints: list[str]) -> None:
+        """Take the operator's list of "ip:port". Raises ProtocolViolation("BadRelayEntry")."""
+        self._allowed = frozenset(spell_endpoint(*parse_endpoint(endpoint)) for endpoint in endpoints)
+
+    def allows(self, endpoint: str) -> bool:
+        """Whether an endpoint, in its one spelling, is on the list."""
+        return endpoint in self._allowed
+
+
+class Exits:
+    """The exit streams of one circuit."""
+
+    def __init__(
+        self, carrier: Carrier, cell_class: CellClass, *, policy: ExitPolicy, connect_seconds: float, spawn: Spawn, room: Callable[[], bool]
+    ) -> None:
+        self.mux = Mux(carrier, cell_class, first_id=2, on_begin=self._begun)
+        self._policy, self._connect_seconds, self._spawn, self._room = policy, connect_seconds, spawn, room
+
+    def close(self) -> None:
+        """The circuit is gone. What has arrived still goes to the service, for a bounded time."""
+        self.mux.fail(CircuitFailed("the circuit is gone"))
+
+    def _begun(self, stream: MuxStream) -> None:
+        if not self._room():
+            stream.end(EndReason.RESOURCE)
+            return
+        self._spawn(self._serve(stream))
+
+    async def _serve(self, stream: MuxStream) -> None:
+        try:
+            endpoint = stream.label.decode("ascii")
+            host, port = parse_endpoint(endpoint)
+        except (UnicodeDecodeError, ProtocolViolation):
+            stream.end(EndReason.PROTOCOL)
+            return
+        if not self._policy.allows(spell_endpoint(host, port)):
+            stream.end(EndReason.POLICY)
+            return
+        try:
+            async with asyncio.timeout(self._connect_seconds):
+                reader, writer = await asyncio.open_connection(host, port)
+        except TimeoutError:
+            stream.end(EndReason.TIMEOUT)
+            return
+        except OSError:
+            stream.end(EndReason.UNREACHABLE)
+            return
+        stream.accept()
+        await _pump(stream, reader, writer)
+
+
+async def _pump(stream: MuxStream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Carry bytes both ways until both have ended, or one has failed."""
+    reason = EndReason.DONE
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_inward(stream, reader))
+            group.create_task(_outward(stream, writer))
+    except* OSError:
+        reason = EndReason.RESET
+    except* VeilpodError:
+        pass  # the circuit or its stream ended: nobody is left to tell
+    finally:
+        stream.end(reason)
+        writer.close()
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                await writer.wait_closed()
+        writer.transport.abort()
+
+
+async def _inward(stream: MuxStream, reader: asyncio.StreamReader) -> None:
+    while data := await reader.read(stream.piece):
+        try:
+            await stream.write(data)
+        except VeilpodError:
+            return  # nobody listens any more, but what the client said may still be on its way out
+    await stream.write_eof()
+
+
+async def _outward(stream: MuxStream, writer: asyncio.StreamWriter) -> None:
+    while data := await stream.read(stream.piece):
+        writer.write(data)
+        await writer.drain()
+    if stream.over:
+        raise PeerUnavailable("the client closed the stream")
+    if writer.can_write_eof():
+        writer.write_eof()

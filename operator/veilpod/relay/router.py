@@ -1,0 +1,226 @@
+"""One relay: its links, its circuits, and what they share (keys, cookies, directory, exit policy, counters).
+
+Answers CREATE on links that others dialled, dials other relays to EXTEND, and knows nothing of who talks to whom beyond its two
+neighbours. It dials only relays that its operator's directory lists, so a client cannot make it connect anywhere else. Paper step 5.
+"""
+
+import asyncio
+import collections
+import logging
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from veilpod.core.onion import ntor
+from veilpod.core.onion.cells import Command
+from veilpod.core.onion.directory import RelayEntry
+from veilpod.core.onion.geometry import MAX_HOPS
+from veilpod.core.onion.layers import HopKeys
+from veilpod.core.onion.link import Responder
+from veilpod.core.onion.messages import Create, DestroyReason, Handshake, pack_reply, parse_create
+from veilpod.core.onion.reports import Side
+from veilpod.errors import CircuitFailed, ProtocolViolation
+from veilpod.net.budget import Budget
+from veilpod.net.link import Link
+from veilpod.net.links import LinkPool
+from veilpod.relay.circuit import NextHop, RelayCircuit
+from veilpod.relay.exits import ExitPolicy, Exits
+from veilpod.relay.keys import RelayKeys
+from veilpod.relay.limits import RELAY_FACTOR, Bucket, Limits
+
+log = logging.getLogger(__name__)
+
+
+class Relay:
+    """A running relay. `async with` owns its tasks; `listen` opens its port."""
+
+    def __init__(self, keys: RelayKeys | None = None, limits: Limits | None = None) -> None:
+        self.keys = keys or RelayKeys()
+        self.limits = limits or Limits()
+        self.policy = ExitPolicy()
+        self.draining = False
+        self.counters: collections.Counter[str] = collections.Counter()
+        self.circuits: set[RelayCircuit] = set()
+        self.links: set[Link] = set()
+        self._directory: dict[int, RelayEntry] = {}
+        self._cookies: dict[bytes, RelayCircuit] = {}
+        self._buckets: dict[Link, Bucket] = {}
+        self._budget = Budget(self.limits.queued_bytes)
+        self._pool = LinkPool(self, identity=self.keys.identity, budget=self._budget)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._handshaking = self._exiting = 0
+        self._server: asyncio.Server | None = None
+
+    async def listen(self, host: str, port: int) -> int:
+        """Open the relay's port. Returns the one that was opened."""
+        self._server = await asyncio.get_running_loop().create_server(self._accept, host, port, backlog=256)
+        return int(self._server.sockets[0].getsockname()[1])
+
+    def use_directory(self, entries: Sequence[RelayEntry]) -> None:
+        """Take the operator's directory: the only relays that are dialled."""
+        self._directory = {entry.node_id: entry for entry in entries if entry.identity_key != self.keys.identity_public}
+
+    async def close(self) -> None:
+        """Stop listening, close every link, end every task."""
+        if self._server is not None:
+            self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._pool.close()
+        for link in list(self.links):
+            link.abort()
+        if self._server is not None:
+            await self._server.wait_closed()
+
+    # --- the links' calls
+
+    def on_link_open(self, link: Link) -> None:
+        self._handshaking -= not link.initiated
+        self.links.add(link)
+        rate, burst = self.limits.creates_per_second, self.limits.create_burst
+        factor = RELAY_FACTOR if self._known(link) else 1
+        self._buckets[link] = Bucket(rate=rate * factor, burst=burst * factor, clock=asyncio.get_running_loop().time)
+        if not link.initiated:
+            self._pool.adopt(link)
+
+    def on_link_closed(self, link: Link) -> None:
+        if link in self.links:
+            self.links.discard(link)
+            self._buckets.pop(link, None)
+        elif not link.initiated:
+            self._handshaking -= 1
+        self._pool.forget(link)
+
+    def on_create(self, link: Link, circ_id: int, payload: bytes) -> None:
+        self.count("creates")
+        try:
+            create = parse_create(payload)
+            reason = self._refusal(link, create)
+            if reason is None:
+                reason = self._join(link, circ_id, create)
+        except ProtocolViolation as error:
+            log.info("create.violation", extra={"reason": error.reason})
+            reason = DestroyReason.PROTOCOL
+        if reason is not None:
+            self.count("creates_refused")
+            link.send_destroy(circ_id, reason)
+
+    # --- the circuits' calls
+
+    def extend(self, circuit: RelayCircuit, node_id: int, identity_key: bytes, create: bytes) -> None:
+        entry = self._directory.get(node_id)
+        parsed = parse_create(create)
+        if parsed.position != circuit.position + 1 or parsed.cell_class is not circuit.cell_class:
+            raise ProtocolViolation("BadExtend", "an EXTEND that does not continue its circuit")
+        if entry is None or entry.identity_key != identity_key:
+            circuit.destroy(DestroyReason.EXTEND_REFUSED, Side.NEXT)
+            return
+        self._spawn(self._extend(circuit, entry, parsed))
+
+    def leave_cookie(self, circuit: RelayCircuit, cookie: bytes) -> bool:
+        if cookie in self._cookies or self.draining:
+            return False
+        self._cookies[cookie] = circuit
+        return True
+
+    def take_cookie(self, cookie: bytes) -> RelayCircuit | None:
+        return self._cookies.pop(cookie, None)
+
+    def exits(self, circuit: RelayCircuit) -> Exits:
+        return Exits(
+            circuit,
+            circuit.cell_class,
+            policy=self.policy,
+            connect_seconds=self.limits.exit_seconds,
+            spawn=self._spawn_exit,
+            room=lambda: self._exiting < self.limits.exits,
+        )
+
+    def count(self, name: str) -> None:
+        self.counters[name] += 1
+
+    def gone(self, circuit: RelayCircuit) -> None:
+        self.circuits.discard(circuit)
+        if circuit.cookie is not None and self._cookies.get(circuit.cookie) is circuit:
+            del self._cookies[circuit.cookie]
+
+    # --- inside
+
+    def _accept(self) -> Link:
+        shake = Responder(ephemeral=X25519PrivateKey.generate(), identity=self.keys.identity)
+        link = Link(self, shake, budget=self._budget, handshake_timeout=self.limits.handshake_seconds)
+        if self._handshaking >= self.limits.handshaking or len(self.links) >= self.limits.links:
+            self.count("links_refused")
+            link.refuse()
+        self._handshaking += 1
+        return link
+
+    def _known(self, link: Link) -> bool:
+        return link.peer is not None and any(entry.identity_key == link.peer for entry in self._directory.values())
+
+    def _refusal(self, link: Link, create: Create) -> DestroyReason | None:
+        limit = self.limits.circuits_per_relay_link if self._known(link) else self.limits.circuits_per_link
+        if self.draining:
+            return DestroyReason.DRAINING
+        if len(link.routes) >= limit or not self._buckets[link].take():
+            return DestroyReason.RESOURCE
+        if not 1 <= create.position <= MAX_HOPS or create.handshake is not Handshake.NTOR:
+            return DestroyReason.PROTOCOL
+        return None
+
+    def _join(self, link: Link, circ_id: int, create: Create) -> DestroyReason | None:
+        """Do the handshake and become a hop. Returns why not, or None."""
+        skin = ntor.parse_onionskin(create.onionskin)
+        key = self.keys.find(skin.onion_key)
+        if key is None or skin.identity_key != self.keys.identity_public:
+            return DestroyReason.UNKNOWN_KEY
+        if key.seen.full:
+            return DestroyReason.RESOURCE
+        if not key.seen.first_time(skin.ephemeral):
+            self.count("creates_replayed")
+            return DestroyReason.REPLAYED
+        target = ntor.Target(identity_key=skin.identity_key, onion_key=skin.onion_key, context=create.context)
+        reply, seed = ntor.respond(target, static=key.private, client=skin.ephemeral, ephemeral=X25519PrivateKey.generate())
+        hop = HopKeys(seed, create.cell_class)
+        circuit = RelayCircuit(self, link, circ_id, keys=hop, cell_class=create.cell_class, position=create.position)
+        link.routes[circ_id] = circuit
+        self.circuits.add(circuit)
+        link.send_control(circ_id, Command.CREATED, pack_reply(reply))
+        return None
+
+    async def _extend(self, circuit: RelayCircuit, entry: RelayEntry, create: Create) -> None:
+        try:
+            async with asyncio.timeout(self.limits.extend_seconds):
+                link = await self._pool.get(entry)
+                if circuit.dead:
+                    return
+                hop = NextHop(circuit, link)
+                try:
+                    hop.create(create.pack())
+                    await hop.answered
+                finally:
+                    if circuit.next is not hop:
+                        hop.end()
+        except (CircuitFailed, TimeoutError):
+            circuit.destroy(DestroyReason.EXTEND_REFUSED, Side.NEXT)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _spawn_exit(self, work: Coroutine[Any, Any, None]) -> None:
+        self._exiting += 1
+        self._spawn(work).add_done_callback(lambda _: self._left())
+
+    def _left(self) -> None:
+        self._exiting -= 1
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # One circuit's defect must not take the relay with it; its text may name places.
+            log.error("relay.defect", extra={"error": type(error).__name__})
