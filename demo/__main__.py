@@ -52,8 +52,9 @@ def summary(report: dict[str, Any], seconds: float) -> None:
     accuracy, equation = report["accuracy"], report["balances"]["equation"]
     destroyed = sum(bool(sandbox["destroyed"]) for sandbox in report["sandboxes"])
     progress.say("What was proved")
+    alone = accuracy["alone"]
     progress.say(
-        f"  accuracy on {accuracy['heldOutCases']} held-out cases: north alone {accuracy['alone']['north']:.1%}, south alone {accuracy['alone']['south']:.1%},"
+        f"  accuracy on {accuracy['heldOutCases']} held-out cases: north alone {alone['north']:.1%}, south alone {alone['south']:.1%},"
     )
     progress.say(f"    pooled {accuracy['pooled']:.1%}, federated {accuracy['federated']:.1%}: {accuracy['verdict']}")
     progress.say(f"  {destroyed} of {len(report['sandboxes'])} sandboxes proved gone before anybody was paid")

@@ -94,6 +94,8 @@ def _archive(image: Image) -> pathlib.Path:
         overlay = {"FROM": images.name_of(image.target)}
         images.build("traced", ROOT / "demo" / "Dockerfile", ROOT / "demo", overlay)
         subprocess.run(["podman", "tag", images.name_of("traced"), images.name_of(image.target)], check=True, capture_output=True)
+    for outdated in archive.parent.glob(f"{image.target}-*.tar"):
+        outdated.unlink()
     return images.save(images.name_of(image.target), archive)
 
 

@@ -1,4 +1,7 @@
-"""What the chain says happened: every transaction and event since a block, and balances that must add up. Read from the chain, not from anybody's log."""
+"""What the chain says happened: every transaction and event since a block, and balances that must add up.
+
+Read from the chain, not from anybody's log.
+"""
 
 import dataclasses
 from typing import Any
@@ -62,10 +65,14 @@ class Ledger:
         """Every event of a contract in the window, decoded: name, args, block, time."""
         bound = self.web3.eth.contract(address=Web3.to_checksum_address(self.contracts[contract]), abi=artifacts()[_ABI[contract]])
         logs = self.web3.eth.get_logs({"address": bound.address, "fromBlock": self.first + 1, "toBlock": self.last})
-        decoders = {bytes(Web3.keccak(text=f"{e.event_name}({','.join(_type(i) for i in e.abi['inputs'])})")): e for e in bound.events}
+        names = {
+            bytes(Web3.keccak(text=f"{item['name']}({','.join(_type(part) for part in item['inputs'])})")): item["name"]
+            for item in artifacts()[_ABI[contract]]
+            if item["type"] == "event"
+        }
         found = []
         for log in logs:
-            event = decoders[bytes(log["topics"][0])]().process_log(log)
+            event = bound.events[names[bytes(log["topics"][0])]]().process_log(log)
             time = self.web3.eth.get_block(event["blockNumber"])["timestamp"]
             found.append({"name": event["event"], "args": dict(event["args"]), "block": event["blockNumber"], "time": time})
         return found

@@ -1,4 +1,7 @@
-"""The play itself, by the commands that a data owner and a data scientist would type: seal and put the data, apply the task, watch, wait, read the result."""
+"""The play itself, by the commands that a data owner and a data scientist would type.
+
+Seal and put the data; apply the task, watch it, wait for it; read the result.
+"""
 
 import json
 import pathlib

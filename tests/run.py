@@ -1,6 +1,7 @@
 """`make test`: every check in the order in which a mistake is cheapest to find, with the time each took.
 
-Each step writes its whole output to build/logs/<step>.log; the terminal shows a line per step and, for the step that fails, the end of its log and what
+Each step writes its whole output to build/logs/<step>.log; the terminal shows a line per step and, for the step that fails, the end of
+its log and what
 to try next. `--quick` leaves out what needs a cluster.
 """
 

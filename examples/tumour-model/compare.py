@@ -1,4 +1,7 @@
-"""Compare on the held-out cases: each hospital alone, both pooled, and the federated model. Prints JSON; says so when the split does not show the point."""
+"""Compare on the held-out cases: each hospital alone, both pooled, and the federated model.
+
+Prints JSON; says so when the split does not show the point.
+"""
 
 import json
 import pathlib

@@ -1,6 +1,7 @@
 """Cut the Wisconsin diagnostic breast cancer data (569 cases, 30 features) into two hospitals with different case mixes and a held-out set.
 
-The table ships inside scikit-learn's wheel: the wheel is read as an archive, nothing of it is installed. North is a referral clinic (most of the malignant
+The table ships inside scikit-learn's wheel: the wheel is read as an archive, nothing of it is installed. North is a referral clinic
+(most of the malignant
 cases), south a screening centre (most of the benign ones), so each alone has a crooked picture. Deterministic.
 """
 

@@ -1,6 +1,7 @@
 """Logistic regression with an L2 penalty, in numpy: what a hospital fits alone, what both would fit together, what they fit federated.
 
-A dataset is (X, y): X float64 (cases, features), y float64 (cases,) with 1 = malignant. Weights are (features + 1,), the bias first. Features are
+A dataset is (X, y): X float64 (cases, features), y float64 (cases,) with 1 = malignant. Weights are (features + 1,), the bias first.
+Features are
 standardised with a mean and a deviation that everybody shares; `Moments` is how sites agree on them without showing a case.
 """
 
