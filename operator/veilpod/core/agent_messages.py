@@ -26,9 +26,10 @@ _AGENT = "agent"
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class NodeKey:
-    """A store: who may read a descriptor, and with which onion key."""
+    """A store with an input for this sandbox: whose it is, and the onion key that opens a descriptor."""
 
     node: NodeId
+    owner: Address
     onion_key: bytes
 
 
@@ -77,7 +78,10 @@ class Configuration:
                 "onionKey": to_hex(self.mailbox.onion_key),
                 "endpoint": spell_endpoint(self.mailbox.host, self.mailbox.port),
             },
-            "stores": [{"nodeId": int(store.node), "onionKey": to_hex(store.onion_key)} for store in self.stores],
+            "stores": [
+                {"nodeId": int(store.node), "owner": to_hex(address_bytes(store.owner)), "onionKey": to_hex(store.onion_key)}
+                for store in self.stores
+            ],
             "policyHash": to_hex(self.policy_hash),
             "tier": self.tier,
             "images": {"agent": self.agent_image, "program": self.program_image},
@@ -325,7 +329,9 @@ def _mailbox(fields: Fields) -> MailboxEntry:
 
 def _store(value: Any) -> NodeKey:
     fields = Fields(value, what="configuration.stores", party="operator")
-    store = NodeKey(node=NodeId(fields.integer("nodeId", minimum=1)), onion_key=fields.data("onionKey", 32))
+    store = NodeKey(
+        node=NodeId(fields.integer("nodeId", minimum=1)), owner=fields.address("owner"), onion_key=fields.data("onionKey", 32)
+    )
     fields.done()
     return store
 
