@@ -170,7 +170,7 @@ contract ChannelManager is IChannelManager, Domain, Lock {
     }
 
     /// @inheritdoc IChannelManager
-    function challenge(Id calldata id, State calldata state, bytes calldata peerSignature) external lock {
+    function challenge(Id calldata id, State calldata state, bytes calldata peerSignature) external {
         bytes32 cid = channelId(id);
         Word w = words[cid];
         bool byB = _callerIsB(id);
@@ -197,7 +197,6 @@ contract ChannelManager is IChannelManager, Domain, Lock {
     /// @inheritdoc IChannelManager
     function respond(Id calldata id, State calldata state, bytes calldata signatureA, bytes calldata signatureB)
         external
-        lock
     {
         bytes32 cid = channelId(id);
         Word w = words[cid];
@@ -266,8 +265,13 @@ contract ChannelManager is IChannelManager, Domain, Lock {
     }
 
     /// @inheritdoc IChannelManager
-    function channelId(Id calldata id) public pure returns (bytes32) {
-        return keccak256(abi.encode(id));
+    function channelId(Id calldata id) public pure returns (bytes32 cid) {
+        assembly ("memory-safe") {
+            // keccak256(abi.encode(a, b, terms)): the three words as they came. A word with dirty high bits names no channel.
+            let pointer := mload(0x40)
+            calldatacopy(pointer, id, 0x60)
+            cid := keccak256(pointer, 0x60)
+        }
     }
 
     /*//////////////////////////////////////////////////////////////
@@ -381,9 +385,16 @@ contract ChannelManager is IChannelManager, Domain, Lock {
         return uint40(state.version);
     }
 
+    /// @dev The four words of the state are encoded as they came; `_checkState` has read them, which refuses dirty high bits.
     function _stateDigest(bytes32 typehash, bytes32 cid, State calldata state) private view returns (bytes32) {
-        return _digest(
-            keccak256(abi.encode(typehash, cid, state.version, state.balanceA, state.balanceB, state.dataHash))
-        );
+        bytes32 structHash;
+        assembly ("memory-safe") {
+            let pointer := mload(0x40)
+            mstore(pointer, typehash)
+            mstore(add(pointer, 0x20), cid)
+            calldatacopy(add(pointer, 0x40), state, 0x80)
+            structHash := keccak256(pointer, 0xc0)
+        }
+        return _digest(structHash);
     }
 }

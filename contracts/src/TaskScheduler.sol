@@ -38,6 +38,7 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
     error SpaceDeadlines(uint256 window);
     error DeadlinePassed(uint256 deadline);
     error WaitUntilAfter(uint256 deadline);
+    error ChooseIndexBelow(uint256 servers);
     error AssignExactly(uint256 servers);
     error AssignFewerStores(uint256 max);
     error AssignNodeOnce(uint32 node);
@@ -226,7 +227,7 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
         t.keyOrResult = resultHash;
 
         emit Completed(id, resultHash);
-        _settle(t, reported, t.perServer);
+        _settle(t, reported, t.perServer, _toRequester(t, reported, t.perServer));
     }
 
     /// @inheritdoc ITaskScheduler
@@ -258,12 +259,13 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
 
         // Who was sent home while it worked is paid; who never worked, or stopped by itself, is not.
         uint256 pay = phase == Phase.Running && t.stopping ? t.perServer : 0;
+        uint256 rest = _toRequester(t, reported, pay);
         t.phase = Phase.Closed;
         t.keyOrResult = 0;
 
-        // Slashed stakes are part of it, and a payee's refusal does not change it: what the requester gets is known here.
-        emit Closed(id, uint96(_toRequester(t, reported, pay)));
-        _settle(t, reported, pay);
+        // No chain has 2^96 wei: stakes and escrow were paid in.
+        emit Closed(id, uint96(rest));
+        _settle(t, reported, pay, rest);
     }
 
     /*//////////////////////////////////////////////////////////////
@@ -378,7 +380,7 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
     }
 
     function _requireServer(Task storage t, uint8 index) private view {
-        if (index >= t.servers) revert ChooseServers(0, t.servers - 1);
+        if (index >= t.servers) revert ChooseIndexBelow(t.servers);
         address server = registry.ownerOf(_idAt(t, index));
         if (msg.sender != server) revert CallAsServer(server);
     }
@@ -453,9 +455,8 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
     }
 
     /// @dev All bookkeeping first, then the payments. The phase is final before this is called.
-    function _settle(Task storage t, uint16 reported, uint256 pay) private {
+    function _settle(Task storage t, uint16 reported, uint256 pay, uint256 rest) private {
         uint256 servers = t.servers;
-        uint256 rest = _toRequester(t, reported, pay);
         address[] memory paid = new address[](servers);
         for (uint256 i; i < servers; ++i) {
             uint32 node = _idAt(t, i);

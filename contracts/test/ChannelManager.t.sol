@@ -802,6 +802,17 @@ contract TokenChannelTest is ChannelBase {
         vm.assertEq(token.balanceOf(address(manager)), 0, "paid");
     }
 
+    function test_a_token_that_answers_false_neither_opens_nor_pays() public {
+        openToken();
+        token.setFailing(true);
+        closeAt(1 ether);
+        vm.assertEq(manager.credit(a, address(token)), 1 ether, "a has a credit");
+        vm.assertEq(manager.credit(b, address(token)), 3 ether, "b has a credit");
+        vm.prank(a);
+        vm.expectPartialRevert(Payments.ApproveToken.selector);
+        manager.open(id, DEPOSIT_A, DEPOSIT_B);
+    }
+
     function test_a_token_channel_takes_no_ether() public {
         vm.prank(a);
         vm.expectRevert(abi.encodeWithSelector(Payments.SendValue.selector, 0));
@@ -936,8 +947,17 @@ contract ContractPartyTest is ChannelBase {
         vm.assertEq(address(wallet).balance, 8 ether, "paid once");
     }
 
+    function test_too_little_gas_for_the_payee_says_so() public {
+        (IChannelManager.State memory s, bytes memory fromA, bytes memory fromB) = closing(1 ether);
+        bytes memory call = abi.encodeCall(ChannelManager.close, (id, s, fromA, fromB));
+        (bool ok, bytes memory why) = address(manager).call{gas: 100_000}(call);
+        vm.assertTrue(!ok, "refused");
+        vm.assertEq(bytes32(why), bytes32(Payments.RaiseGasLimit.selector), "why");
+    }
+
     function test_a_caller_cannot_starve_the_payee_of_gas(uint256 gasLimit) public {
         gasLimit = bound(gasLimit, 30_000, 300_000);
+        wallet.setHungry(true);
         (IChannelManager.State memory s, bytes memory fromA, bytes memory fromB) = closing(1 ether);
         bytes memory call = abi.encodeCall(ChannelManager.close, (id, s, fromA, fromB));
         (bool ok,) = address(manager).call{gas: gasLimit}(call);

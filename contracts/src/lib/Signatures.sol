@@ -22,10 +22,17 @@ library Signatures {
     function recover(bytes32 digest, bytes calldata signature) internal pure returns (address) {
         if (signature.length != LENGTH) return address(0);
 
-        bytes32 s = bytes32(signature[32:64]);
-        if (uint256(s) > HALF_ORDER) return address(0);
+        bytes32 r;
+        uint256 s;
+        uint8 v;
+        assembly ("memory-safe") {
+            r := calldataload(signature.offset)
+            s := calldataload(add(signature.offset, 0x20))
+            v := byte(0, calldataload(add(signature.offset, 0x40)))
+        }
+        if (s > HALF_ORDER) return address(0);
 
-        return ecrecover(digest, uint8(signature[64]), bytes32(signature[0:32]), s);
+        return ecrecover(digest, v, r, bytes32(s));
     }
 
     function _isValidERC1271(address signer, bytes32 digest, bytes calldata signature) private view returns (bool ok) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.30;
 
-/// An ERC-20 with the vices under test: it may take a fee, answer nothing, refuse an account, or call back.
+/// An ERC-20 with the vices under test: it may take a fee, answer nothing or false, refuse an account, or call back.
 contract Token {
     event Transfer(address indexed from, address indexed to, uint256 amount);
 
@@ -10,6 +10,7 @@ contract Token {
     mapping(address => bool) public blocked;
     uint256 public fee;
     bool public silent;
+    bool public failing;
     address public hook;
     bytes public hookCall;
 
@@ -30,6 +31,10 @@ contract Token {
         silent = silent_;
     }
 
+    function setFailing(bool failing_) external {
+        failing = failing_;
+    }
+
     function setBlocked(address account, bool blocked_) external {
         blocked[account] = blocked_;
     }
@@ -39,11 +44,13 @@ contract Token {
     }
 
     function transfer(address to, uint256 amount) external returns (bool) {
+        if (failing) return false;
         _move(msg.sender, to, amount);
         return _answer();
     }
 
     function transferFrom(address from, address to, uint256 amount) external returns (bool) {
+        if (failing) return false;
         allowance[from][msg.sender] -= amount;
         _move(from, to, amount);
         return _answer();

@@ -6,6 +6,8 @@ contract Wallet {
     address public immutable owner;
     bool public refusing;
     bool public burning;
+    bool public hungry;
+    mapping(uint256 => uint256) private meals;
     address public target;
     bytes public reentry;
     bytes public answer;
@@ -20,6 +22,10 @@ contract Wallet {
 
     function setBurning(bool burning_) external {
         burning = burning_;
+    }
+
+    function setHungry(bool hungry_) external {
+        hungry = hungry_;
     }
 
     function setReentry(address target_, bytes calldata call_) external {
@@ -45,6 +51,8 @@ contract Wallet {
     receive() external payable {
         require(!refusing, "refused");
         while (burning) {}
+        if (hungry) meals[gasleft()] = 1; // a cold write: 22,100 gas, and a second below
+        if (hungry) meals[gasleft()] = 1;
         if (target != address(0)) (, answer) = target.call(reentry);
     }
 }

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.30;
+
+import {IChannelManager} from "../src/interfaces/IChannelManager.sol";
+import {INodeRegistry} from "../src/interfaces/INodeRegistry.sol";
+import {ChannelBase} from "./ChannelManager.t.sol";
+import {RegistryBase} from "./NodeRegistry.t.sol";
+import {SchedulerBase} from "./TaskScheduler.t.sol";
+
+/// A token as lean as tokens are: what is measured is ours.
+contract LeanToken {
+    mapping(address => uint256) public balanceOf;
+    mapping(address => mapping(address => uint256)) public allowance;
+
+    event Transfer(address indexed from, address indexed to, uint256 amount);
+
+    function mint(address to, uint256 amount) external {
+        balanceOf[to] += amount;
+    }
+
+    function approve(address spender, uint256 amount) external {
+        allowance[msg.sender][spender] = amount;
+    }
+
+    function transfer(address to, uint256 amount) external returns (bool) {
+        return move(msg.sender, to, amount);
+    }
+
+    function transferFrom(address from, address to, uint256 amount) external returns (bool) {
+        uint256 allowed = allowance[from][msg.sender];
+        if (allowed != type(uint256).max) allowance[from][msg.sender] = allowed - amount;
+        return move(from, to, amount);
+    }
+
+    function move(address from, address to, uint256 amount) private returns (bool) {
+        balanceOf[from] -= amount;
+        balanceOf[to] += amount;
+        emit Transfer(from, to, amount);
+        return true;
+    }
+}
+
+/// What users pay, as a receipt would say it: run by tools/gas, isolated (every call is a transaction of its own) and on the bytecode
+/// that is shipped. Both parties exist and both are paid.
+contract ChannelGas is ChannelBase {
+    function measured(string memory name) private {
+        vm.snapshotGasLastCall("ChannelManager", name);
+    }
+
+    function test_open_and_join_then_close_then_again() public {
+        openMeasured("open", "join");
+        closeMeasured("close");
+        openMeasured("open again", "join again");
+    }
+
+    function test_open_both_then_again() public {
+        vm.prank(b);
+        manager.depositCredit{value: 5 ether}();
+        openBothMeasured(1, DEPOSIT_A, "openBoth");
+        closeMeasured("close after openBoth");
+        openBothMeasured(2, DEPOSIT_A, "openBoth again");
+    }
+
+    function test_dispute() public {
+        openChannel();
+        IChannelManager.State memory s = state(5, 2 ether);
+        bytes memory fromA = signState(keyA, s);
+        vm.prank(b);
+        manager.challenge(id, s, fromA);
+        measured("challenge");
+        s = state(6, 2.5 ether);
+        fromA = signState(keyA, s);
+        bytes memory fromB = signState(keyB, s);
+        vm.prank(a);
+        manager.respond(id, s, fromA, fromB);
+        measured("respond");
+        vm.warp(uint256(manager.channel(cid).deadline) + 1);
+        vm.prank(a);
+        manager.finalize(id);
+        measured("finalize");
+    }
+
+    function test_tokens() public {
+        LeanToken token = new LeanToken();
+        use(terms(address(token), 7, PERIOD, PENALTY_BPS));
+        for (uint256 i; i < 2; ++i) {
+            address party = i == 0 ? a : b;
+            token.mint(party, 100 ether);
+            vm.prank(party);
+            token.approve(address(manager), type(uint256).max);
+        }
+        vm.prank(a);
+        manager.open(id, DEPOSIT_A, DEPOSIT_B);
+        measured("token open");
+        vm.prank(b);
+        manager.join(id, 1);
+        measured("token join");
+        // While the manager holds some of the token, as it will in a net of channels: 17,100 less than the very first time.
+        use(terms(address(token), 8, PERIOD, PENALTY_BPS));
+        openBothMeasured(1, 0, "token openBoth");
+        closeMeasured("token close while others are open");
+        use(terms(address(token), 7, PERIOD, PENALTY_BPS));
+        closeMeasured("token close");
+    }
+
+    function openMeasured(string memory first, string memory second) private {
+        vm.prank(a);
+        manager.open{value: DEPOSIT_A}(id, DEPOSIT_A, DEPOSIT_B);
+        measured(first);
+        uint16 epoch = manager.channel(cid).epoch;
+        vm.prank(b);
+        manager.join{value: DEPOSIT_B}(id, epoch);
+        measured(second);
+    }
+
+    function openBothMeasured(uint16 epoch, uint256 value, string memory name) private {
+        uint256 deadline = vm.getBlockTimestamp() + 1;
+        bytes memory fromB = signOpen(keyB, epoch, DEPOSIT_A, DEPOSIT_B, deadline);
+        vm.prank(a);
+        manager.openBoth{value: value}(id, DEPOSIT_A, DEPOSIT_B, deadline, fromB);
+        measured(name);
+    }
+
+    function closeMeasured(string memory name) private {
+        IChannelManager.State memory s = state(5, 2 ether);
+        bytes memory fromA = signClose(keyA, s);
+        vm.prank(b);
+        manager.close(id, s, fromA, "");
+        measured(name);
+    }
+}
+
+contract RegistryGas is RegistryBase {
+    function measured(string memory name) private {
+        vm.snapshotGasLastCall("NodeRegistry", name);
+    }
+
+    function test_life_of_a_node() public {
+        for (uint256 i; i < proof.length; ++i) {
+            proof[i] = 0x5a; // calldata of a real signature has few zeros
+        }
+        register(OWNER, RELAY);
+        vm.prank(OWNER);
+        registry.register(RELAY, 0, keccak256("identity"), keccak256("onion"), "192.0.2.1:9001", proof);
+        measured("register");
+        vm.prank(OWNER);
+        registry.rotateKey(2, keccak256("next"), proof);
+        measured("rotateKey");
+        vm.prank(OWNER);
+        registry.setStatus(2, INodeRegistry.Status.Draining);
+        measured("setStatus");
+        vm.warp(vm.getBlockTimestamp() + 60);
+        vm.prank(OWNER);
+        registry.heartbeat(2);
+        measured("heartbeat");
+    }
+}
+
+/// A task on three servers with one store.
+contract SchedulerGas is SchedulerBase {
+    function measured(string memory name) private {
+        vm.snapshotGasLastCall("TaskScheduler", name);
+    }
+
+    function test_life_of_a_task() public {
+        requestTask();
+        measured("request");
+        vm.prank(REQUESTER);
+        scheduler.assign(id, compute, stores);
+        measured("assign 3");
+        bytes memory signed = signatures();
+        scheduler.publishKey(id, vm.addr(TASK_KEY), statements, signed, "descriptors");
+        measured("publishKey 3");
+        report(0);
+        measured("report");
+        report(1);
+        complete(2);
+        measured("complete 3");
+    }
+
+    function test_life_of_a_task_on_one_server() public {
+        keys.pop();
+        keys.pop();
+        compute.pop();
+        compute.pop();
+        statements.pop();
+        statements.pop();
+        terms.servers = 1;
+        requestTask();
+        vm.prank(REQUESTER);
+        scheduler.assign(id, compute, stores);
+        measured("assign 1");
+        bytes memory signed = signatures();
+        scheduler.publishKey(id, vm.addr(TASK_KEY), statements, signed, "descriptors");
+        measured("publishKey 1");
+        complete(0);
+        measured("complete 1");
+    }
+}
+
+contract DeployGas is ChannelBase {
+    function test_deploy() public {
+        create("ChannelManager", "", "");
+        vm.snapshotGasLastCall("ChannelManager", "deploy");
+    }
+}
