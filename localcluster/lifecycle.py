@@ -118,17 +118,21 @@ def _spawn(cluster: layout.Layout, programs: list[pathlib.Path], listen_fd: int,
     command = ["unshare", *NAMESPACES, "--fork", "--kill-child", sys.executable, "-P", "-m", "localcluster.node"]
     command += [cluster.name, str(listen_fd), str(report_fd), *map(str, programs)]
     environment = os.environ | {"PATH": toolchain.PATH, "PYTHONPATH": str(layout.REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
-    with (cluster.logs / "node.log").open("ab") as log:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=environment,
-            pass_fds=(listen_fd, report_fd),
-            start_new_session=True,
-        )
-    return process.pid
+    for descriptor in (listen_fd, report_fd):
+        os.set_inheritable(descriptor, True)
+    log = str(cluster.logs / "node.log")
+    # Not subprocess: the cluster outlives this process or is ended by it, but is never waited for.
+    return os.posix_spawnp(
+        command[0],
+        command,
+        environment,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )
 
 
 def _record(cluster: layout.Layout, outer: int, port: int) -> Running:
@@ -213,6 +217,9 @@ def _end(cluster: layout.Layout) -> bool:
         # unshare --kill-child: the kernel kills process 1 with its parent, and with process 1 the whole pid namespace.
         if not running.outer.kill(30) or not running.inner.kill(30) or not _emptied(inside):
             raise progress.Failure(f"processes of {cluster.name!r} do not end", next="look for state D in ps axo pid,stat,comm")
+        # A test starts and ends its cluster in one process: the dead child is then ours to collect.
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(running.outer.pid, 0)
     cluster.record.unlink(missing_ok=True)
     if left := cgroups.remove(cluster.cgroup):
         raise progress.Failure(f"cannot remove cgroup {left[0]}", next="run down again in a moment")

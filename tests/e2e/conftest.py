@@ -1,0 +1,69 @@
+"""A cluster of their own for the end-to-end tests: fresh at the start of the session, gone without a trace at its end."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from localcluster import images, layout, lifecycle
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """A running cluster and how to speak to it."""
+
+    name: str
+    kubeconfig: pathlib.Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What kubectl and helm need to find it."""
+        path = os.pathsep.join([str(layout.BUILD / "bin"), os.environ["PATH"]])
+        return os.environ | {"KUBECONFIG": str(self.kubeconfig), "PATH": path}
+
+    @property
+    def layout(self) -> layout.Layout:
+        return layout.Layout(self.name)
+
+    def run(self, *arguments: str, stdin: str | None = None, timeout: float = 120) -> "subprocess.CompletedProcess[str]":
+        """Run kubectl; the caller looks at the exit status."""
+        return subprocess.run(
+            ["kubectl", *arguments], env=self.environment, input=stdin, capture_output=True, text=True, timeout=timeout, check=False
+        )
+
+    def kubectl(self, *arguments: str, stdin: str | None = None, timeout: float = 120) -> str:
+        """Run kubectl and return what it prints; fail with its words."""
+        result = self.run(*arguments, stdin=stdin, timeout=timeout)
+        assert result.returncode == 0, f"kubectl {' '.join(arguments)}: {result.stderr}"
+        return result.stdout
+
+    def apply(self, *objects: dict[str, Any]) -> None:
+        """Apply manifests."""
+        self.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}))
+
+    def get(self, *arguments: str) -> dict[str, Any]:
+        """Run kubectl get and return the parsed answer."""
+        parsed: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "-o", "json"))
+        return parsed
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    name = f"test-{os.getpid()}"
+    try:
+        yield Cluster(name=name, kubeconfig=lifecycle.up(name))
+    finally:
+        lifecycle.down(name)
+
+
+@pytest.fixture(scope="session")
+def base_image(cluster: Cluster) -> str:
+    """Return name@digest of an image with Python in it, loaded into the cluster."""
+    base = images.ensure_base()
+    archive = images.save(base, layout.cache_directory() / "images" / "base-test.tar")
+    return images.load(cluster.name, archive)[base]
