@@ -1,9 +1,10 @@
-"""A bound on what all links of a process may hold in their queues together. Over it nobody is read until half of it has drained.
+"""Bounds on all links of a process together: what they may hold in their queues, and how many bytes a second they may bring in.
 
-Windows bound each circuit and the links' stall timeout bounds how long a peer may take nothing, so a full budget empties by itself; it is
-never a reason to drop a cell. Paper step 5.
+Over a bound nobody is read until there is room again. Windows bound each circuit and the links' stall timeout bounds how long a peer may
+take nothing, so a full budget empties by itself; it is never a reason to drop a cell. Paper step 5.
 """
 
+import asyncio
 from typing import Protocol
 
 
@@ -15,18 +16,25 @@ class Reader(Protocol):
 
 
 class Budget:
-    """Bytes queued by all links that joined."""
+    """Bytes queued by, and brought in over, all links that joined. `rate` is in bytes a second, 0 for no bound."""
 
-    def __init__(self, limit: int = 256 << 20) -> None:
+    def __init__(self, limit: int = 256 << 20, *, rate: int = 0) -> None:
         self.used = 0
-        self._limit = limit
+        self._limit, self._rate = limit, rate
         self._links: set[Reader] = set()
-        self._paused = False
+        self._full = False
+        self._tokens = float(rate)
+        self._refilled = 0.0
+        self._pause: asyncio.TimerHandle | None = None
+
+    @property
+    def _held(self) -> bool:
+        return self._full or self._pause is not None
 
     def join(self, link: Reader) -> None:
         """A link is up."""
         self._links.add(link)
-        if self._paused:
+        if self._held:
             link.pause_reading()
 
     def leave(self, link: Reader, held: int) -> None:
@@ -37,15 +45,38 @@ class Budget:
     def take(self, size: int) -> None:
         """Bytes were queued."""
         self.used += size
-        if self.used > self._limit and not self._paused:
-            self._paused = True
-            for link in self._links:
-                link.pause_reading()
+        if self.used > self._limit and not self._full:
+            self._full = True
+            self._hold()
 
     def give(self, size: int) -> None:
         """Bytes were sent or forgotten."""
         self.used -= size
-        if self._paused and self.used <= self._limit // 2:
-            self._paused = False
+        if self._full and self.used <= self._limit // 2:
+            self._full = False
+            self._release()
+
+    def received(self, size: int) -> None:
+        """Bytes came in: over the rate, everybody waits until a tenth of a second's worth is there again."""
+        if not self._rate:
+            return
+        now = asyncio.get_running_loop().time()
+        self._tokens = min(self._rate, self._tokens + (now - self._refilled) * self._rate) - size
+        self._refilled = now
+        if self._tokens < 0 and self._pause is None:
+            wait = 0.1 - self._tokens / self._rate
+            self._pause = asyncio.get_running_loop().call_later(wait, self._refill)
+            self._hold()
+
+    def _refill(self) -> None:
+        self._pause = None
+        self._release()
+
+    def _hold(self) -> None:
+        for link in self._links:
+            link.pause_reading()
+
+    def _release(self) -> None:
+        if not self._held:
             for link in self._links:
                 link.resume_reading()

@@ -106,6 +106,7 @@ class Link(asyncio.BufferedProtocol):
         try:
             if self.alive:
                 self._heard = self._now()
+                self._budget.received(nbytes)
                 self._take_cells()
             elif self._end == self._need:
                 self._shake_hands(bytes(self._buffer[: self._end]))

@@ -19,6 +19,7 @@ class Limits:
     exit_seconds: float = 10.0
     exits: int = 4096
     queued_bytes: int = 256 << 20
+    bandwidth: int = 0  # bytes a second over all links, 0 for no bound
 
 
 RELAY_FACTOR = 20

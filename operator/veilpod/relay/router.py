@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class Relay:
-    """A running relay. `async with` owns its tasks; `listen` opens its port."""
+    """A running relay: `listen` opens its port, `close` ends it with everything that it owns."""
 
     def __init__(self, keys: RelayKeys | None = None, limits: Limits | None = None) -> None:
         self.keys = keys or RelayKeys()
@@ -46,11 +46,16 @@ class Relay:
         self._directory: dict[int, RelayEntry] = {}
         self._cookies: dict[bytes, RelayCircuit] = {}
         self._buckets: dict[Link, Bucket] = {}
-        self._budget = Budget(self.limits.queued_bytes)
+        self._budget = Budget(self.limits.queued_bytes, rate=self.limits.bandwidth)
         self._pool = LinkPool(self, identity=self.keys.identity, budget=self._budget)
         self._tasks: set[asyncio.Task[None]] = set()
         self._handshaking = self._exiting = 0
         self._server: asyncio.Server | None = None
+
+    @property
+    def queued(self) -> int:
+        """Bytes that wait in the links' queues."""
+        return self._budget.used
 
     async def listen(self, host: str, port: int) -> int:
         """Open the relay's port. Returns the one that was opened."""

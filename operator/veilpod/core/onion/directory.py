@@ -5,6 +5,7 @@ not say is whether the registry lists the node; who has the chain reads it there
 where time is known (`fresh`). Paper step 5.
 """
 
+import contextlib
 import dataclasses
 import ipaddress
 from collections.abc import Iterable, Mapping
@@ -140,6 +141,16 @@ def read_directory(nodes: Iterable[Node], *, registry: Address, chain_id: int) -
         except ProtocolViolation:
             refused.append(node.id)
     return usable, refused
+
+
+def exit_endpoints(nodes: Iterable[Node]) -> list[str]:
+    """Where circuits may leave: the endpoints of Active stores and mailboxes, each in its one spelling; a malformed one is left out."""
+    found = set()
+    for node in nodes:
+        if node.status is NodeStatus.ACTIVE and node.endpoint:
+            with contextlib.suppress(ProtocolViolation):
+                found.add(spell_endpoint(*parse_endpoint(node.endpoint)))
+    return sorted(found)
 
 
 def fresh(entry: RelayEntry, now: float) -> bool:
