@@ -14,7 +14,7 @@ from typing import Any
 from veilpod.core import dataset, meeting, store_messages
 from veilpod.core.canonical import from_hex, to_hex
 from veilpod.core.grant import Grant
-from veilpod.core.ids import TaskId
+from veilpod.core.ids import ResourceId, TaskId
 from veilpod.core.kinds import PODS, SERVICES
 from veilpod.core.onion.directory import RelayEntry
 from veilpod.errors import PeerUnavailable, ProtocolViolation, Refused, VeilpodError
@@ -96,13 +96,9 @@ class StoreLink:
         """Start a delivery, or ask for its state: "running", "delivered" or a failure code."""
         return str((await self._call("deliver", **order.document())).get("state", ""))
 
-    async def grant(self, key: store_messages.DeliveryKey, grant: Grant) -> None:
-        """Answer `grant-wanted` with a grant."""
-        await self._call("grant", **key.document(), grant=grant.document())
-
-    async def refuse(self, key: store_messages.DeliveryKey, code: str) -> None:
-        """Answer `grant-wanted` with a refusal."""
-        await self._call("grant", **key.document(), refused=code)
+    async def decide(self, sandbox: store_messages.SandboxRef, resource: ResourceId, verdict: Grant | str) -> None:
+        """Answer `grant-wanted`: with a grant, or with the code of a refusal."""
+        await self._call("grant", **store_messages.grant_document(sandbox, resource, verdict))
 
     # -- mailbox -------------------------------------------------------------------------------------------------------------------
 

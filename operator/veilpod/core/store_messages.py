@@ -17,6 +17,7 @@ from veilpod.core.typed_data import Domain
 _OPERATOR = "operator"
 _MAX_RESULT = 1 << 40
 _MAX_SECONDS = 86400
+_MAX_OBJECTS = 256
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,29 +55,40 @@ class ResultInfo:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class DeliveryKey:
-    """One object for one server of a task."""
+class SandboxRef:
+    """One server's sandbox in a task: whom a delivery is for."""
 
     task: TaskId
-    resource: ResourceId
     index: ServerIndex
 
     def document(self) -> dict[str, Any]:
-        """The JSON form, in every command and event about a delivery."""
-        return {"taskId": to_hex(self.task), "resource": to_hex(self.resource), "index": int(self.index)}
+        """The JSON form."""
+        return {"taskId": to_hex(self.task), "index": int(self.index)}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryObject:
+    """A sealed object as the specification names it. `digest` and `size` are of the sealed form."""
+
+    resource: ResourceId
+    dataset: str
+    digest: bytes
+    size: int
+
+    def document(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {"resource": to_hex(self.resource), "dataset": self.dataset, "digest": to_hex(self.digest), "size": self.size}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryOrder:
-    """What to deliver, and where the sandbox can be met.
+    """What to deliver to a sandbox in one meeting, and where it can be met.
 
     `statement` is the digest on chain, `hops` and `in_cluster` are the specification's words on circuits, `seconds` is the time there is.
     """
 
-    key: DeliveryKey
-    dataset: str
-    digest: bytes
-    size: int
+    sandbox: SandboxRef
+    objects: tuple[DeliveryObject, ...]
     statement: bytes
     relay: NodeId
     cookie: bytes
@@ -88,10 +100,8 @@ class DeliveryOrder:
     def document(self) -> dict[str, Any]:
         """The args of `deliver`."""
         return {
-            **self.key.document(),
-            "dataset": self.dataset,
-            "digest": to_hex(self.digest),
-            "size": self.size,
+            **self.sandbox.document(),
+            "objects": [item.document() for item in self.objects],
             "statement": to_hex(self.statement),
             "hops": self.hops,
             "inCluster": self.in_cluster,
@@ -104,7 +114,8 @@ class DeliveryOrder:
 class GrantWanted:
     """The store met a sandbox and asks whether it may have the object. Event `grant-wanted`; the statement is parsed by who judges it."""
 
-    key: DeliveryKey
+    sandbox: SandboxRef
+    resource: ResourceId
     statement: Any
     signature: bytes
     server_signature: bytes
@@ -112,7 +123,8 @@ class GrantWanted:
     def document(self) -> dict[str, Any]:
         """The event's data."""
         return {
-            **self.key.document(),
+            **self.sandbox.document(),
+            "resource": to_hex(self.resource),
             "statement": self.statement,
             "signature": to_hex(self.signature),
             "serverSignature": to_hex(self.server_signature),
@@ -153,10 +165,8 @@ def parse_order(value: Any) -> DeliveryOrder:
     fields = Fields(value, what="delivery", party=_OPERATOR)
     descriptor = fields.fields("descriptor")
     order = DeliveryOrder(
-        key=_key(fields),
-        dataset=fields.text("dataset"),
-        digest=fields.data("digest", 32),
-        size=fields.integer("size", minimum=1),
+        sandbox=_sandbox(fields),
+        objects=tuple(_object(item) for item in fields.items("objects", maximum=_MAX_OBJECTS)),
         statement=fields.data("statement", 32),
         hops=fields.integer("hops", minimum=1, maximum=8),
         in_cluster=fields.flag("inCluster"),
@@ -170,21 +180,28 @@ def parse_order(value: Any) -> DeliveryOrder:
     return order
 
 
-def parse_grant_command(value: Any) -> tuple[DeliveryKey, Grant | str]:
-    """Read the args of `grant`: a grant, or the code of a refusal. Raises ProtocolViolation."""
+def grant_document(sandbox: SandboxRef, resource: ResourceId, verdict: Grant | str) -> dict[str, Any]:
+    """The args of `grant`: a grant, or the code of a refusal."""
+    decided: dict[str, Any] = {"refused": verdict} if isinstance(verdict, str) else {"grant": verdict.document()}
+    return {**sandbox.document(), "resource": to_hex(resource), **decided}
+
+
+def parse_grant_command(value: Any) -> tuple[SandboxRef, ResourceId, Grant | str]:
+    """Read the args of `grant`. Raises ProtocolViolation."""
     fields = Fields(value, what="grant command", party=_OPERATOR)
-    key = _key(fields)
+    sandbox, resource = _sandbox(fields), ResourceId(fields.data("resource", 32))
     verdict: Grant | str
     verdict = parse_grant(fields.take("grant"), party=_OPERATOR) if "grant" in value else fields.text("refused", maximum=64)
     fields.done()
-    return key, verdict
+    return sandbox, resource, verdict
 
 
-def parse_grant_wanted(value: Any) -> GrantWanted:
+def parse_grant_wanted(value: Any, *, party: str = "store") -> GrantWanted:
     """Read the event `grant-wanted`. Raises ProtocolViolation."""
-    fields = Fields(value, what="grant request", party="store")
+    fields = Fields(value, what="grant request", party=party)
     wanted = GrantWanted(
-        key=_key(fields),
+        sandbox=_sandbox(fields),
+        resource=ResourceId(fields.data("resource", 32)),
         statement=fields.take("statement"),
         signature=fields.data("signature", SIGNATURE_BYTES),
         server_signature=fields.data("serverSignature", SIGNATURE_BYTES),
@@ -193,18 +210,26 @@ def parse_grant_wanted(value: Any) -> GrantWanted:
     return wanted
 
 
-def parse_delivery_event(value: Any) -> tuple[DeliveryKey, str]:
+def parse_delivery_event(value: Any) -> tuple[SandboxRef, str]:
     """Read the events `delivered` (code "") and `delivery-failed`. Raises ProtocolViolation."""
     fields = Fields(value, what="delivery event", party="store")
-    key = _key(fields)
+    sandbox = _sandbox(fields)
     code = fields.text("code", maximum=64) if "code" in value else ""
     fields.done()
-    return key, code
+    return sandbox, code
 
 
-def _key(fields: Fields) -> DeliveryKey:
-    return DeliveryKey(
-        task=TaskId(fields.data("taskId", 32)),
+def _sandbox(fields: Fields) -> SandboxRef:
+    return SandboxRef(task=TaskId(fields.data("taskId", 32)), index=ServerIndex(fields.integer("index", maximum=MAX_SERVERS - 1)))
+
+
+def _object(value: Any) -> DeliveryObject:
+    fields = Fields(value, what="object", party=_OPERATOR)
+    item = DeliveryObject(
         resource=ResourceId(fields.data("resource", 32)),
-        index=ServerIndex(fields.integer("index", maximum=MAX_SERVERS - 1)),
+        dataset=fields.text("dataset"),
+        digest=fields.data("digest", 32),
+        size=fields.integer("size", minimum=1),
     )
+    fields.done()
+    return item

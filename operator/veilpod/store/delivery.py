@@ -10,13 +10,14 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
+from veilpod.core.canonical import to_hex
 from veilpod.core.grant import Grant
-from veilpod.core.ids import TaskId
+from veilpod.core.ids import ResourceId, TaskId
 from veilpod.core.statement import parse_statement, verify_statement
-from veilpod.core.store_messages import DeliveryKey, DeliveryOrder, GrantWanted, parse_grant_wanted
+from veilpod.core.store_messages import DeliveryObject, DeliveryOrder, GrantWanted, SandboxRef, parse_grant_wanted
 from veilpod.errors import CircuitFailed, ProtocolViolation, Refused, Terminal, Transient
 from veilpod.net.framing import json_frame, read_json_frame
-from veilpod.ports import Onion, Session, Stream
+from veilpod.ports import Onion, Stream
 from veilpod.store.blobs import Blobs
 
 MESSAGE_LIMIT = 256 << 10
@@ -37,9 +38,10 @@ class Deliveries:
 
     def __init__(self, blobs: Blobs, *, onion: Callable[[int, bool], Onion], emit: Emit) -> None:
         self._blobs, self._onion, self._emit = blobs, onion, emit
-        self._running: dict[DeliveryKey, asyncio.Task[None]] = {}
-        self._outcomes: dict[DeliveryKey, str] = {}
-        self._grants: dict[DeliveryKey, asyncio.Future[Grant]] = {}
+        self._running: dict[SandboxRef, asyncio.Task[None]] = {}
+        self._outcomes: dict[SandboxRef, str] = {}
+        self._arrived: dict[SandboxRef, set[ResourceId]] = {}
+        self._grants: dict[tuple[SandboxRef, ResourceId], asyncio.Future[Grant]] = {}
         self._places = asyncio.Semaphore(_PARALLEL)
         self._group: asyncio.TaskGroup
 
@@ -54,35 +56,34 @@ class Deliveries:
         return len(self._running)
 
     def deliver(self, order: DeliveryOrder) -> str:
-        """Start an order; "running", "delivered" or the failure's code when it was given before."""
-        if order.key not in self._outcomes:
-            if not self._blobs.has(order.digest):
-                raise Refused("NotStored", "the object was never uploaded: `veilpod dataset put`")
-            self._outcomes[order.key] = "running"
-            self._running[order.key] = self._group.create_task(self._run(order))
-        return self._outcomes[order.key]
+        """Start an order; "running", "delivered" or the failure's code when it was given before. Raises Refused("NotStored")."""
+        if order.sandbox not in self._outcomes:
+            if not all(self._blobs.has(item.digest) for item in order.objects):
+                raise Refused("NotStored", "an object was never uploaded: `veilpod dataset put`")
+            self._outcomes[order.sandbox] = "running"
+            self._running[order.sandbox] = self._group.create_task(self._run(order))
+        return self._outcomes[order.sandbox]
 
-    def grant(self, key: DeliveryKey, grant: Grant) -> None:
-        """Go on with a delivery that wants a grant. Nothing happens when it does not (any more)."""
-        waiting = self._grants.get(key)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(grant)
-
-    def refuse(self, key: DeliveryKey, code: str) -> None:
-        """End a delivery that wants a grant: the operator gives none."""
-        waiting = self._grants.get(key)
-        if waiting is not None and not waiting.done():
-            waiting.set_exception(Refused(code, "the operator gives no grant"))
+    def decide(self, sandbox: SandboxRef, resource: ResourceId, verdict: Grant | str) -> None:
+        """Go on with, or end, a delivery that wants a grant. Nothing happens when it does not (any more)."""
+        waiting = self._grants.get((sandbox, resource))
+        if waiting is None or waiting.done():
+            return
+        if isinstance(verdict, str):
+            waiting.set_exception(Refused(verdict, "the operator gives no grant"))
+        else:
+            waiting.set_result(verdict)
 
     def forget(self, task: TaskId) -> None:
         """End and forget everything about a task."""
-        for key in [key for key in self._outcomes if key.task == task]:
-            del self._outcomes[key]
-            if running := self._running.pop(key, None):
+        for sandbox in [sandbox for sandbox in self._outcomes if sandbox.task == task]:
+            del self._outcomes[sandbox]
+            self._arrived.pop(sandbox, None)
+            if running := self._running.pop(sandbox, None):
                 running.cancel()
 
     async def _run(self, order: DeliveryOrder) -> None:
-        code = "delivered"
+        code = ""
         try:
             async with self._places, asyncio.timeout(order.seconds):
                 await self._until_delivered(order)
@@ -90,70 +91,77 @@ class Deliveries:
             code = "InputTimeout"
         except Terminal as error:
             code = error.reason
-        self._running.pop(order.key, None)
-        self._outcomes[order.key] = code
-        if code == "delivered":
-            self._emit("delivered", order.key.document())
+        self._running.pop(order.sandbox, None)
+        self._outcomes[order.sandbox] = code or "delivered"
+        if code:
+            self._emit("delivery-failed", {**order.sandbox.document(), "code": code})
         else:
-            self._emit("delivery-failed", {**order.key.document(), "code": code})
-        log.info("delivery.ended", extra={"code": code})
+            self._emit("delivered", order.sandbox.document())
+        log.info("delivery.ended", extra={"code": code or "delivered"})
 
     async def _until_delivered(self, order: DeliveryOrder) -> None:
         attempt = 0
         while True:
             try:
-                return await self._once(order)
+                return await self._meet(order)
             except (Transient, EOFError, OSError) as error:
                 log.info("delivery.retry", extra={"reason": type(error).__name__})
             await asyncio.sleep(_BACKOFF[min(attempt, len(_BACKOFF) - 1)])
             attempt += 1
 
-    async def _once(self, order: DeliveryOrder) -> None:
-        session = await self._onion(order.hops, order.in_cluster).connect(
-            relay=order.relay, cookie=order.cookie, service_key=order.service_key
-        )
+    async def _meet(self, order: DeliveryOrder) -> None:
+        arrived = self._arrived.setdefault(order.sandbox, set())
+        proxy = self._onion(order.hops, order.in_cluster)
+        session = await proxy.connect(relay=order.relay, cookie=order.cookie, service_key=order.service_key)
         try:
-            stream = await _bounded(session.open_stream("input"), _ANSWER_SECONDS)
-            await self._converse(order, session, stream)
+            for item in order.objects:
+                if item.resource not in arrived:
+                    stream = await _bounded(session.open_stream("input"), _ANSWER_SECONDS)
+                    await self._converse(order, item, stream)
+                    arrived.add(item.resource)
         finally:
             await session.close()
 
-    async def _converse(self, order: DeliveryOrder, session: Session, stream: Stream) -> None:
+    async def _converse(self, order: DeliveryOrder, item: DeliveryObject, stream: Stream) -> None:
         # Who are you?
-        key = order.key.document()
-        await _say(stream, {"hello": 1, "taskId": key["taskId"], "dataset": order.dataset, "resource": key["resource"]})
+        await _say(stream, {"hello": 1, "taskId": to_hex(order.sandbox.task), "dataset": item.dataset, "resource": to_hex(item.resource)})
         answer = await _bounded(read_json_frame(stream, limit=MESSAGE_LIMIT, party="agent"), _ANSWER_SECONDS)
-        wanted = _check_statement(order, answer)
+        wanted = _check_statement(order, item, answer)
 
         # Is it allowed?
-        grant = await self._granted(wanted)
-        if grant.statement != order.statement or grant.digest != order.digest:
+        try:
+            grant = await self._granted(wanted)
+        except Refused as refused:
+            await _say(stream, {"refused": refused.reason})
+            raise
+        if grant.statement != order.statement or grant.digest != item.digest:
             raise ProtocolViolation("WrongGrant", "the operator's grant is for another sandbox or object", party="operator")
         await _say(stream, {"grant": grant.document()})
 
         # Here it is.
-        async for piece in self._blobs.pieces(order.digest):
+        async for piece in self._blobs.pieces(item.digest):
             await _bounded(stream.write(piece), _WRITE_SECONDS)
         verdict = await read_json_frame(stream, limit=MESSAGE_LIMIT, party="agent")
+        await stream.close()
         if verdict.get("ok") != 1:
             code = verdict.get("error")
-            raise Refused(
-                code if isinstance(code, str) and code.isalnum() and len(code) < 64 else "InputRefused", "the sandbox refused the input"
-            )
+            known = isinstance(code, str) and code.isalnum() and len(code) <= 64
+            raise Refused(str(code) if known else "InputRefused", "the sandbox refused the input")
 
     async def _granted(self, wanted: GrantWanted) -> Grant:
-        waiting = self._grants[wanted.key] = asyncio.get_running_loop().create_future()
+        key = (wanted.sandbox, wanted.resource)
+        waiting = self._grants[key] = asyncio.get_running_loop().create_future()
         try:
             self._emit("grant-wanted", wanted.document())
             return await _bounded(waiting, _GRANT_SECONDS)
         finally:
-            self._grants.pop(wanted.key, None)
+            self._grants.pop(key, None)
 
 
-def _check_statement(order: DeliveryOrder, answer: dict[str, Any]) -> GrantWanted:
-    wanted = parse_grant_wanted({**order.key.document(), **answer})
+def _check_statement(order: DeliveryOrder, item: DeliveryObject, answer: dict[str, Any]) -> GrantWanted:
+    wanted = parse_grant_wanted({**answer, **order.sandbox.document(), "resource": to_hex(item.resource)}, party="agent")
     statement = parse_statement(wanted.statement, party="agent")
-    if statement.task != order.key.task or statement.index != order.key.index or statement.digest != order.statement:
+    if SandboxRef(task=statement.task, index=statement.index) != order.sandbox or statement.digest != order.statement:
         raise ProtocolViolation("StatementRefused", "not the sandbox whose statement is on chain", party="agent")
     verify_statement(statement, wanted.signature, party="agent")
     return wanted

@@ -139,11 +139,7 @@ class Service:
         return {"state": self.deliveries.deliver(parse_order(args))}
 
     async def _grant(self, args: dict[str, Any]) -> dict[str, Any]:
-        key, verdict = parse_grant_command(args)
-        if isinstance(verdict, str):
-            self.deliveries.refuse(key, verdict)
-        else:
-            self.deliveries.grant(key, verdict)
+        self.deliveries.decide(*parse_grant_command(args))
         return {}
 
     async def _announce_task(self, args: dict[str, Any]) -> dict[str, Any]:
