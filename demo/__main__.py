@@ -28,7 +28,7 @@ def run(kind: str, registry: str) -> int:
 
     begin = time.monotonic()
     progress.say("The cluster")
-    where = cluster.local() if kind == "local" else cluster.current()
+    where = cluster.local(parties.STAGE) if kind == "local" else cluster.current()
     scene = stage.prepare(where, registry)
 
     progress.say("\nThe task")
@@ -64,15 +64,15 @@ def summary(report: dict[str, Any], seconds: float) -> None:
 
 def down(kind: str) -> int:
     """Remove every trace: the releases or the whole local cluster, and the demo's files."""
-    from localcluster import layout
+    from demo.parties import STAGE, WORK
 
     if kind == "local":
-        lifecycle.down("demo")
+        lifecycle.down(STAGE)
     else:
         from demo import cluster, install
 
         install.remove(cluster.current())
-    shutil.rmtree(layout.BUILD / "demo", ignore_errors=True)
+    shutil.rmtree(WORK, ignore_errors=True)
     return 0
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import pathlib
 import shutil
 import subprocess
 from typing import Any
@@ -11,14 +10,12 @@ from typing import Any
 from demo.parties import ROOT
 from localcluster import progress
 
-NAME = "demo"
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
     """How to speak to it: an environment with KUBECONFIG and PATH, in which plain kubectl and helm work."""
 
-    local: bool
+    name: str  # of our local cluster; empty when it is the kubeconfig's
     environment: dict[str, str]
 
     def run(self, *command: str, text: str | None = None, timeout: float = 300) -> str:
@@ -58,13 +55,13 @@ class Cluster:
         )
 
 
-def local() -> Cluster:
+def local(name: str) -> Cluster:
     """Start the local cluster, or find it running."""
     from localcluster import layout, lifecycle
 
-    kubeconfig = lifecycle.up(NAME)
+    kubeconfig = lifecycle.up(name)
     path = os.pathsep.join([str(layout.BUILD / "bin"), str(ROOT / ".venv" / "bin"), os.environ["PATH"]])
-    return Cluster(local=True, environment=os.environ | {"KUBECONFIG": str(kubeconfig), "PATH": path})
+    return Cluster(name=name, environment=os.environ | {"KUBECONFIG": str(kubeconfig), "PATH": path})
 
 
 def current() -> Cluster:
@@ -73,11 +70,4 @@ def current() -> Cluster:
         if shutil.which(tool) is None:
             raise progress.Failure(f"{tool} is not on the PATH", next=f"install {tool}, or run `make demo` for a local cluster")
     path = os.pathsep.join([str(ROOT / ".venv" / "bin"), os.environ["PATH"]])
-    return Cluster(local=False, environment=os.environ | {"PATH": path})
-
-
-def state_directory() -> pathlib.Path:
-    """Where the demo leaves everything."""
-    folder = ROOT / "build" / "demo"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return Cluster(name="", environment=os.environ | {"PATH": path})

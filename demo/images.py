@@ -9,7 +9,7 @@ import pathlib
 import shutil
 import subprocess
 
-from demo.cluster import NAME, Cluster
+from demo.cluster import Cluster
 from demo.parties import ROOT, WORK
 from localcluster import images, layout, oci, progress
 
@@ -74,8 +74,8 @@ def catalogue() -> tuple[Image, ...]:
 def deliver(cluster: Cluster, registry: str) -> dict[str, str]:
     """Build what is not cached and bring everything to the cluster. Returns target -> reference by digest."""
     archives = {image.target: _archive(image) for image in catalogue()}
-    if cluster.local:
-        loaded = images.load(NAME, *archives.values())
+    if cluster.name:
+        loaded = images.load(cluster.name, *archives.values())
         return {target: loaded[next(iter(oci.digests(archive)))] for target, archive in archives.items()}
     if registry:
         return {target: _push(archive, f"{registry.rstrip('/')}/veilpod-{target}") for target, archive in archives.items()}

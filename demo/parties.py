@@ -1,13 +1,14 @@
 """Who takes part: ten strangers. Each has a namespace, a key and a helm release of its own; they share the chain and the onion network."""
 
 import dataclasses
+import os
 import pathlib
 import subprocess
 
-from veilpod.core.keys import signing_key
-
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-WORK = ROOT / "build" / "demo"
+# One stage at a time has this name: the local cluster's, and the folder's that everything is left in.
+STAGE = os.environ.get("VEILPOD_STAGE", "demo")
+WORK = ROOT / "build" / STAGE
 KEYS = WORK / "keys"
 
 
@@ -27,6 +28,8 @@ class Party:
     @property
     def address(self) -> str:
         """Its account on chain."""
+        from veilpod.core.keys import signing_key  # `make down` works without the packages
+
         return str(signing_key(self.key_file.read_text()).address)
 
 
