@@ -64,6 +64,7 @@ class AgentSeen:
     result: SignedResult | None = None
     delivered: bool = False
     flushed: bool = False
+    traffic: tuple[tuple[int, int, int], ...] = ()  # (peer, bytes sent, bytes received), once flushed
     failed: str = ""  # code
 
 
@@ -77,6 +78,7 @@ class Facts:
     pods: tuple[PodRecord, ...] = ()
     agent: AgentSeen = AgentSeen()
     statement: bytes = b""  # digest of the statement that was countersigned: from then on the incarnation is fixed
+    signer: str = ""  # address of the sandbox key that it names
     policies: bytes = b""  # hash of the fences that the statement attests
     offered: bool = False  # the agent has our countersignature
     accepted_key: bytes = b""  # digest of the SandboxKey that was signed: one per task, for ever
@@ -90,8 +92,8 @@ class Facts:
 
     @property
     def acknowledged_result(self) -> SignedResult | None:
-        """The result that may be completed with: signed and delivered."""
-        return self.agent.result if self.agent.delivered else None
+        """The result that may be completed with: signed, delivered, and of a part that did not fail."""
+        return self.agent.result if self.agent.delivered and self.failure is None else None
 
     def record(self, uid: PodUid) -> PodRecord | None:
         """What is known about a pod of ours."""
@@ -111,7 +113,7 @@ class Facts:
 def parse_facts(document: Mapping[str, Any]) -> Facts:
     """Read what `to_json` wrote. Any other input is a damaged disk and raises: better stop than forget."""
     agent = dict(document["agent"])
-    meeting, result = agent.pop("meeting"), agent.pop("result")
+    meeting, result, traffic = agent.pop("meeting"), agent.pop("result"), agent.pop("traffic")
     failure = document["failure"]
     simple = {name: document[name] for name in _SIMPLE}
     return Facts(
@@ -123,6 +125,7 @@ def parse_facts(document: Mapping[str, Any]) -> Facts:
         failure=Failure(**failure) if failure else None,
         agent=AgentSeen(
             **agent,
+            traffic=tuple((peer, sent, received) for peer, sent, received in traffic),
             meeting=Meeting(
                 key=checksum_address(from_hex(meeting["key"].lower(), 20)),
                 statements=tuple(from_hex(item, 32) for item in meeting["statements"]),
@@ -138,7 +141,19 @@ def parse_facts(document: Mapping[str, Any]) -> Facts:
     )
 
 
-_SIMPLE = ("incarnation", "nonce", "intended_at", "offered", "handed", "ending_since", "finals", "released", "zeroised", "destroyed")
+_SIMPLE = (
+    "incarnation",
+    "signer",
+    "nonce",
+    "intended_at",
+    "offered",
+    "handed",
+    "ending_since",
+    "finals",
+    "released",
+    "zeroised",
+    "destroyed",
+)
 
 
 def _plain(value: Any) -> Any:

@@ -193,8 +193,11 @@ def _quorum_lost(s: TaskSnapshot, spec: TaskSpec) -> bool:
     """Too many servers failed, and the result's server would go on in vain. Its own failure it reports itself."""
     if isinstance(s.mailbox, Unknown):
         return False
-    failed = [index for index, _ in s.mailbox.failures]
-    return spec.result.sender not in failed and needed(spec, failed)
+    failed = {index for index, _ in s.mailbox.failures}
+    if not isinstance(s.task, Unknown):
+        # A sandbox that is lost signs no note: its server reports it gone although it never said that it had computed.
+        failed |= {v.index for v in spec.servers if s.task.reported & (1 << v.index) and (v.index, "Computed") not in s.mailbox.notes}
+    return spec.result.sender not in failed and needed(spec, sorted(failed))
 
 
 def _follow_notes(draft: Draft, s: TaskSnapshot, task: ChainTask) -> None:

@@ -60,6 +60,8 @@ def _ending(s: ServerSnapshot) -> Failure | _Done | None:
         return facts.failure
     if isinstance(s.spec, Refusal):
         return Failure(stage="SandboxReady", code=s.spec.reason)
+    if _finished(s):
+        return _Done()
     if s.deleting:
         return Failure(stage=_stage(s), code="Cancelled")
     if not isinstance(task, Unknown) and (why := _chain_ends_it(s, task)) is not None:
@@ -70,14 +72,12 @@ def _ending(s: ServerSnapshot) -> Failure | _Done | None:
         return Failure(stage=_stage(s), code=facts.agent.failed)
     if facts.agent.exited not in (None, 0):
         return Failure(stage="Computed", code="ProgramFailed")
-    if _finished(s):
-        return _Done()
     return _sandbox_lost(s)
 
 
 def _chain_ends_it(s: ServerSnapshot, task: ChainTask) -> Failure | _Done | None:
     if task.phase in (TaskPhase.COMPLETED, TaskPhase.CLOSED):
-        return _Done() if _finished(s) or task.phase is TaskPhase.COMPLETED else Failure(stage=_stage(s), code="Cancelled")
+        return _Done() if task.phase is TaskPhase.COMPLETED else Failure(stage=_stage(s), code="Cancelled")
     if task.phase not in (TaskPhase.ASSIGNED, TaskPhase.RUNNING):
         return None  # the assignment was reorganised away or not yet believed: wait
     if task.stopping or task.reported & (1 << s.index):
@@ -90,7 +90,7 @@ def _chain_ends_it(s: ServerSnapshot, task: ChainTask) -> Failure | _Done | None
             return Failure(stage="KeyPublished", code="StatementRefused")
         if s.index != s.spec.result.sender and task.reported & (1 << s.spec.result.sender):
             return Failure(stage=_stage(s), code="PeerLost")
-    if not isinstance(s.chain_now, Unknown) and s.chain_now > _give_up_at(task) and not _finished(s):
+    if not isinstance(s.chain_now, Unknown) and s.chain_now > _give_up_at(task):
         return Failure(stage=_stage(s), code="DeadlineExceeded")
     return None
 
