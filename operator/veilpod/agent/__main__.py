@@ -1,0 +1,123 @@
+"""`python -m veilpod.agent netguard|run|seal`: the containers of a sandbox pod that are ours."""
+
+import argparse
+import asyncio
+import base64
+import contextlib
+import logging
+import pathlib
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from veilpod.agent import hardening, netguard, seal
+from veilpod.agent.service import Service
+from veilpod.agent.settings import Settings
+from veilpod.core.agent_messages import Configuration
+from veilpod.errors import InvalidInput, Refused
+from veilpod.net import logs
+from veilpod.net.circuit import CircuitSummary
+from veilpod.net.onion import OnionProxy
+from veilpod.ports import Onion
+
+try:  # Only images built for demonstrations carry this package. Production images cannot show a circuit: there is nothing to switch on.
+    import veilpod_demo  # type: ignore[import-not-found]
+except ImportError:
+    veilpod_demo = None
+
+TERMINATION_LOG = pathlib.Path("/dev/termination-log")
+
+log = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one container. The exit codes are each part's own; 22 is a wrong argument."""
+    options = _parser().parse_args(arguments)
+    logs.configure(options.log_level)
+    if options.part == "netguard":
+        return netguard.run(
+            allow=options.allow, canary=options.canary, seconds=options.timeout, evidence=options.evidence, termination_log=TERMINATION_LOG
+        )
+    if options.part == "seal":
+        return seal.run(socket=options.socket, termination_log=TERMINATION_LOG)
+    return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        settings = _settings(options)
+        log.info("agent.hardened", extra=hardening.harden())
+        hardening.be_born(settings.marker)
+        asyncio.run(_serve(settings))
+    except Refused as error:
+        log.error("agent.refused", extra={"reason": error.reason})
+        hardening.say_last_word(TERMINATION_LOG, error.reason)
+        return hardening.REBORN_EXIT if error.reason == "AgentRestarted" else netguard.EXIT_CODES["BadArguments"]
+    except InvalidInput as error:
+        print(f"veilpod.agent: {error}", file=sys.stderr)
+        return netguard.EXIT_CODES["BadArguments"]
+    return 0
+
+
+async def _serve(settings: Settings) -> None:
+    service = Service(settings, lambda configuration: _make_onion(configuration, service))
+    running = asyncio.ensure_future(service.run())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, running.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+def _make_onion(configuration: Callable[[], Configuration], service: Service) -> Onion:
+    spec = configuration().spec
+
+    def show(summary: CircuitSummary) -> None:
+        data: dict[str, Any] = {"number": summary.number, "purpose": summary.purpose, "state": summary.state}
+        data |= {"relays": [int(relay) for relay in summary.relays], "sent": summary.bytes_sent, "received": summary.bytes_received}
+        with contextlib.suppress(Refused):
+            service.control.emit("circuit", data)
+
+    return OnionProxy(
+        directory=lambda: configuration().directory,
+        hops=spec.hops,
+        in_cluster=spec.relays == "InCluster",
+        trace=show if veilpod_demo is not None else None,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="veilpod.agent", description="The containers of a sandbox pod.")
+    parser.add_argument("--log-level", default="INFO")
+    parts = parser.add_subparsers(dest="part", required=True)
+
+    guard = parts.add_parser("netguard", help="prove that the network fence holds")
+    run = parts.add_parser("run", help="hold the sandbox's keys and conversations")
+    for part in (guard, run):
+        part.add_argument("--allow", nargs="+", default=[], help="peers that must answer, ip:port")
+        part.add_argument("--canary", nargs="+", default=[], help="addresses that must not, ip:port")
+    guard.add_argument("--timeout", type=float, default=60.0, help="seconds until the verdict")
+    guard.add_argument("--evidence", type=pathlib.Path, default=None, help="file to leave the observation in")
+    run.add_argument("--control", default="0.0.0.0:7443", help="the operator's control stream")
+    run.add_argument("--ready", default="0.0.0.0:7444", help="opens when the inputs are verified: the startup probe's port")
+    run.add_argument("--operator-cert", type=base64.b64decode, required=True, help="the operator's control certificate, DER in base64")
+
+    sealing = parts.add_parser("seal", help="hold the pod until the agent is done")
+    sealing.add_argument("--socket", type=pathlib.Path, default=Settings.__dataclass_fields__["seal_socket"].default)
+    return parser
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    (control, ready) = netguard.parse_endpoints([options.control, options.ready])
+    return Settings(
+        control=control,
+        ready=ready,
+        operator_cert=options.operator_cert,
+        allow=tuple(netguard.parse_endpoints(options.allow)),
+        canaries=tuple(netguard.parse_endpoints(options.canary)),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""What a process does to itself before it holds keys, and the marker that makes a second life impossible.
+
+A native sidecar is restarted after a crash even with `restartPolicy: Never`, and a reborn agent would make new keys under an old
+statement. The marker lies in a memory volume, which survives the container but not the pod: who finds it exits at once.
+"""
+
+import contextlib
+import ctypes
+import os
+import pathlib
+import resource
+
+from veilpod.errors import Refused
+
+REBORN_EXIT = 30
+_PR_SET_DUMPABLE = 4
+_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
+
+
+def harden() -> dict[str, bool]:
+    """Forbid core dumps and tracing, and lock memory where the container may. Returns what holds, for the log."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise Refused("HardeningFailed", "this process cannot be protected from its neighbours")
+    # With a small limit mlockall would make later allocations fail. A Guaranteed pod is not swapped anyway.
+    unlimited = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] == resource.RLIM_INFINITY
+    locked = unlimited and libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) == 0
+    return {"dumpable": False, "cores": False, "locked": locked}
+
+
+def be_born(marker: pathlib.Path) -> None:
+    """Leave the marker. Raises Refused("AgentRestarted") when an earlier life left it."""
+    try:
+        os.close(os.open(marker, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o400))
+    except FileExistsError as error:
+        raise Refused("AgentRestarted", "this pod's agent has lived before: its keys are gone, the pod is a dead incarnation") from error
+
+
+def say_last_word(path: pathlib.Path | None, word: str) -> None:
+    """Write the one word of the termination message."""
+    if path is not None:
+        with contextlib.suppress(OSError):  # outside Kubernetes there is none
+            path.write_text(word)

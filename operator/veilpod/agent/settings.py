@@ -1,0 +1,31 @@
+"""Where an agent finds what it needs, as the pod's manifest says. Paths are the pod's own; tests give others."""
+
+import dataclasses
+import pathlib
+
+from veilpod.agent.netguard import Endpoint
+
+ROOT = pathlib.Path("/veilpod")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Arguments of `python -m veilpod.agent run`. Endpoints are ip and port; ports 0 take any."""
+
+    control: Endpoint
+    ready: Endpoint  # the startup probe's port: opens when the inputs are verified
+    operator_cert: bytes
+    allow: tuple[Endpoint, ...]
+    canaries: tuple[Endpoint, ...]
+    inputs: pathlib.Path = ROOT / "in"
+    outputs: pathlib.Path = ROOT / "out"
+    scratch: pathlib.Path = ROOT / "scratch"
+    binaries: pathlib.Path = ROOT / "bin"
+    program_socket: pathlib.Path = ROOT / "program" / "agent.sock"
+    seal_socket: pathlib.Path = ROOT / "seal" / "agent.sock"
+    marker: pathlib.Path = ROOT / "life" / "born"
+    pod_uid: pathlib.Path = ROOT / "pod" / "uid"
+    launcher: pathlib.Path = pathlib.Path("/usr/local/lib/veilpod/launch")
+    netguard_seconds: float = 60.0
+    probe_seconds: float = 1.0
+    guard_seconds: float = 30.0

@@ -1,0 +1,127 @@
+"""The sandbox's memory volumes: verified inputs in, output out, everything wiped at the end (paper steps 6, 8, 10).
+
+The program runs as the same user in its own container and may have left anything in its output, so nothing is followed: no link, no
+device, no path that leads elsewhere.
+"""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import stat
+from collections.abc import Iterable
+
+from veilpod.core.result import Entry
+from veilpod.errors import Refused
+
+_ZEROS = bytes(1 << 20)
+_MAX_FILES = 100_000
+
+
+class InputFile:
+    """One input while it is being written. It appears under its path by `publish` alone."""
+
+    def __init__(self, root: pathlib.Path, path: str) -> None:
+        self._final = root / path
+        self._final.parent.mkdir(parents=True, exist_ok=True)
+        self._part = self._final.with_name(self._final.name + ".part")
+        self._file = open(self._part, "xb", buffering=0)  # noqa: SIM115 - closed by publish or discard
+
+    def write(self, data: bytes) -> None:
+        """Append plaintext."""
+        view = memoryview(data)
+        while view:
+            view = view[self._file.write(view) :]
+
+    def publish(self) -> None:
+        """Let the program see it, read-only."""
+        os.fchmod(self._file.fileno(), 0o444)
+        self._file.close()
+        if self._final.exists():
+            raise Refused("InputRefused", "two inputs have one path")
+        self._part.rename(self._final)
+
+    def discard(self) -> None:
+        """Wipe what was written."""
+        self._file.close()
+        if self._part.exists():
+            _wipe_file(self._part.name, dir_fd=None, base=self._part.parent)
+
+
+def collect(root: pathlib.Path, *, limit: int) -> tuple[list[Entry], list[str]]:
+    """Read the output: regular files, and the names of everything else. Raises Refused("ResultTooLarge") above `limit` bytes."""
+    entries: list[Entry] = []
+    left_out: list[str] = []
+    total = 0
+    for directory, names, files, descriptor in os.fwalk(root, follow_symlinks=False):
+        relative = pathlib.PurePosixPath(directory).relative_to(root)
+        left_out += [str(relative / name) for name in names if not _is(stat.S_ISDIR, name, descriptor)]
+        for name in files:
+            path = str(relative / name)
+            if not _is(stat.S_ISREG, name, descriptor):
+                left_out.append(path)
+                continue
+            data, executable = _read(name, descriptor, limit - total)
+            total += len(data)
+            entries.append(Entry(path=path, data=data, executable=executable))
+            if len(entries) > _MAX_FILES:
+                raise Refused("ResultTooLarge", f"a result has at most {_MAX_FILES} files")
+    return entries, sorted(left_out)
+
+
+def wipe(roots: Iterable[pathlib.Path]) -> None:
+    """Overwrite every file with zeros and remove everything. The volumes are memory: freed pages are zeroed by the kernel before reuse."""
+    for root in roots:
+        if not root.is_dir():
+            continue
+        for _, _, files, descriptor in os.fwalk(root, topdown=False, follow_symlinks=False):
+            for name in files:
+                with contextlib.suppress(OSError):  # what cannot be overwritten is at least removed
+                    _wipe_file(name, dir_fd=descriptor, base=None)
+        for child in root.iterdir():
+            with contextlib.suppress(OSError):
+                shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
+
+
+def install(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Copy the launcher into the program's memory volume."""
+    part = target.with_name(target.name + ".part")
+    shutil.copyfile(source, part)
+    part.chmod(0o555)
+    part.rename(target)
+
+
+def _is(kind: object, name: str, descriptor: int) -> bool:
+    try:
+        mode = os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode
+    except OSError:
+        return False
+    return bool(kind(mode)) if callable(kind) else False
+
+
+def _read(name: str, descriptor: int, limit: int) -> tuple[bytes, bool]:
+    # O_NONBLOCK: between looking and opening, a file may have become a pipe.
+    handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=descriptor)
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise Refused("ProgramFailed", "the output changed while it was read")
+        if status.st_size > limit:
+            raise Refused("ResultTooLarge", "the output is larger than the task allows")
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise Refused("ResultTooLarge", "the output is larger than the task allows")
+    return data, bool(status.st_mode & 0o100)
+
+
+def _wipe_file(name: str, *, dir_fd: int | None, base: pathlib.Path | None) -> None:
+    path = str(base / name) if base is not None else name
+    status = os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
+    if stat.S_ISREG(status.st_mode):
+        os.chmod(path, 0o600, dir_fd=dir_fd)
+        handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
+        with os.fdopen(handle, "wb", buffering=0) as file:
+            left = status.st_size
+            while left > 0:
+                left -= file.write(_ZEROS[:left])
+    os.unlink(path, dir_fd=dir_fd)
