@@ -24,6 +24,8 @@ def parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(command, help=description, description=description)
         if command != "build":
             sub.add_argument("--name", default="dev", help="which cluster (default: dev)")
+        if command == "down":
+            sub.add_argument("--all", action="store_true", help="every cluster of this checkout, also those of tests that were killed")
         if command == "load":
             sub.add_argument("archive", nargs="+", type=pathlib.Path)
         if command == "netpol":
@@ -41,7 +43,8 @@ def main(arguments: list[str]) -> int:
             kubeconfig = lifecycle.up(options.name)
             progress.say(f"\nexport KUBECONFIG={kubeconfig} PATH={layout.BUILD / 'bin'}:$PATH")
         case "down":
-            lifecycle.down(options.name)
+            for name in lifecycle.names() if options.all else [options.name]:
+                lifecycle.down(name)
         case "build":
             build.ensure_all()
         case "load":

@@ -20,12 +20,17 @@ def load(pid: int, archive: pathlib.Path) -> dict[str, str]:
     _ctr(pid, "images", "import", str(archive))
     named = {}
     for reference, digest in oci.digests(archive).items():
-        repository = reference.rpartition(":")[0] if ":" in reference.rpartition("/")[2] else reference
-        named[reference] = f"{repository}@{digest}"
+        named[reference] = by_digest(reference, digest)
         # ctr import keeps the tag only. A reference by digest is a name like any other to containerd's CRI, and without it the kubelet
         # would try to pull.
         _ctr(pid, "images", "tag", "--force", reference, named[reference])
     return named
+
+
+def by_digest(reference: str, digest: str) -> str:
+    """Return name@digest for a name:tag; the colon of a registry's port is no tag's."""
+    repository = reference.rpartition(":")[0] if ":" in reference.rpartition("/")[2] else reference
+    return f"{repository}@{digest}"
 
 
 def _ctr(pid: int, *arguments: str) -> None:

@@ -62,6 +62,11 @@ def down(name: str) -> None:
         clear(cluster, keep_logs=True)
 
 
+def names() -> list[str]:
+    """Return the names of all clusters that were started from this checkout and not ended."""
+    return sorted(record.parent.name for record in (layout.BUILD / "cluster").glob("*/record.json"))
+
+
 def find(cluster: layout.Layout) -> Running | None:
     """Return the processes of a cluster that runs, or None."""
     try:
@@ -103,14 +108,14 @@ def _start(cluster: layout.Layout, programs: list[pathlib.Path]) -> Running:
     # closed on the way, the port cannot become another cluster's.
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
         port: int = listener.getsockname()[1]
+        admin = config.kubeconfig(f"https://127.0.0.1:{port}", f"veilpod-{cluster.name}", "admin", cluster.pki)
+        _write_private(cluster.kubeconfig, json.dumps(admin, indent=2))
         reports, report_fd = os.pipe()
         with os.fdopen(reports) as stream:
             outer = _spawn(cluster, programs, listener.fileno(), report_fd)
             os.close(report_fd)
             running = _record(cluster, outer, port)
             _follow(cluster, stream)
-    server = f"https://127.0.0.1:{port}"
-    _write_private(cluster.kubeconfig, json.dumps(config.kubeconfig(server, f"veilpod-{cluster.name}", "admin", cluster.pki), indent=2))
     return running
 
 

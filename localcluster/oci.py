@@ -12,6 +12,8 @@ import pathlib
 import tarfile
 from typing import Any
 
+from localcluster import progress
+
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -20,11 +22,11 @@ REFERENCE = "org.opencontainers.image.ref.name"
 
 def digests(archive: pathlib.Path) -> dict[str, str]:
     """Return reference -> manifest digest for the named images of the archive."""
-    with tarfile.open(archive) as tar:
-        member = tar.extractfile("index.json")
-        if member is None:
-            raise ValueError(f"{archive} is no OCI archive: it has no index.json")
-        index = json.load(member)
+    try:
+        with tarfile.open(archive) as tar:
+            index = json.loads((tar.extractfile("index.json") or io.BytesIO()).read())
+    except (tarfile.TarError, KeyError, json.JSONDecodeError) as error:
+        raise progress.Failure(f"{archive} is no OCI archive: {error}", next="podman save --format oci-archive") from error
     return {entry["annotations"][REFERENCE]: entry["digest"] for entry in index["manifests"] if REFERENCE in entry.get("annotations", {})}
 
 

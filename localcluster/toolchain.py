@@ -34,7 +34,12 @@ TO_BUILD = {
     "pkg-config": "pkg-config",
     "libseccomp-dev": "/usr/include/seccomp.h",
 }
-TO_MAKE_IMAGES = {"mmdebstrap": "mmdebstrap", "podman": "podman", "ca-certificates": "/etc/ssl/certs/ca-certificates.crt"}
+TO_MAKE_IMAGES = {
+    "mmdebstrap": "mmdebstrap",
+    "podman": "podman",
+    "ca-certificates": "/etc/ssl/certs/ca-certificates.crt",
+    "debian-archive-keyring": "/usr/share/keyrings/debian-archive-keyring.gpg",
+}
 
 # A user's PATH often lacks the directories of administrators' programs.
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
