@@ -1,8 +1,8 @@
 import contextlib
 
 import pytest
-
 from tests.support.anvil import CHAIN_ID, account, anvil
+
 from veilpod.chain import connect
 
 __all__ = ["anvil", "open_chain"]

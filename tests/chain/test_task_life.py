@@ -1,7 +1,7 @@
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
-
 from tests.support.anvil import CHAIN_ID, account
+
 from veilpod.core import identity, typed_data
 from veilpod.core.canonical import canonical, keccak256
 from veilpod.core.channel.state import ChannelState, channel_id, opening_state, order
@@ -142,5 +142,6 @@ async def test_a_registry_entry_is_kept_true(anvil, open_chain):
     assert (found.id, found.size, found.name, found.owner) == (resource, 1000, "wdbc", chain.writer.address)
     await chain.writer.revoke_resource(resource)
     revoked = await chain.reader.resource(resource)
-    assert revoked is not None and revoked.revoked
+    assert revoked is not None
+    assert revoked.revoked
     assert await chain.reader.resources_named("unknown") == ()

@@ -1,6 +1,7 @@
 """A real EVM node with the real contracts, for tests: anvil on a free loopback port, one process each, ended with its fixture.
 
-Blocks are mined at once for each transaction, or every `block_time` seconds. Accounts are anvil's well-known ones: rich on this chain, worthless elsewhere.
+Blocks are mined at once for each transaction unless the arguments say otherwise. Accounts are anvil's well-known ones: rich here,
+worthless elsewhere.
 """
 
 import asyncio

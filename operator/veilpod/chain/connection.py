@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from veilpod.chain import contracts
+from veilpod.chain.files import private_directory
 from veilpod.chain.follower import Follower
 from veilpod.chain.heads import Heads
-from veilpod.chain.network import NetworkCheck, private_directory
+from veilpod.chain.network import NetworkCheck
 from veilpod.chain.outbox import Outbox, Settled
 from veilpod.chain.reader import Reader
 from veilpod.chain.rpc import Rpc

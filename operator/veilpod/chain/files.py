@@ -5,13 +5,14 @@ what was appended before a signature or a transaction left is there after it. A 
 nobody was told about: opening cuts it off. A bad record with a good one behind it was left by no crash: that is refused.
 """
 
+import fcntl
 import os
 import pathlib
 import struct
 import zlib
 from collections.abc import Iterator
 
-from veilpod.errors import InvalidInput
+from veilpod.errors import InvalidInput, Refused
 
 _HEADER = struct.Struct(">III")
 MAX_RECORD = 16 << 20
@@ -35,6 +36,36 @@ def sync_directory(path: pathlib.Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def private_directory(path: pathlib.Path) -> pathlib.Path:
+    """Make a directory that only its owner may enter. Raises InvalidInput("StateUnwritable")."""
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise InvalidInput("StateUnwritable", "the state directory cannot be made") from error
+    if not os.access(path, os.W_OK):
+        raise InvalidInput("StateUnwritable", "the state directory cannot be written to")
+    return path
+
+
+class DirectoryLock:
+    """One process at a time. The kernel gives it back when the process ends, however it ends."""
+
+    def __init__(self, directory: pathlib.Path, *, reason: str) -> None:
+        """Take the lock, or raise Refused with `reason`."""
+        self._descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.release()
+            raise Refused(reason, "another process uses this state directory: run one operator per chain key") from error
+
+    def release(self) -> None:
+        """Give the lock back."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
 class RecordFile:

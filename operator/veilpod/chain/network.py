@@ -6,7 +6,6 @@ task, no channel, no money".
 """
 
 import json
-import os
 import pathlib
 from typing import Any
 
@@ -81,11 +80,3 @@ class NetworkCheck:
         if not isinstance(document, dict) or not {"genesis", "anchor", "anchorHash"} <= set(document):
             raise InvalidInput("StateUnreadable", f"{self._file.name} in the state directory is not ours")
         return document
-
-
-def private_directory(path: pathlib.Path) -> pathlib.Path:
-    """Make a directory that only its owner may enter."""
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not os.access(path, os.W_OK):
-        raise InvalidInput("StateUnwritable", "the state directory cannot be written to")
-    return path

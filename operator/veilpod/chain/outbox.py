@@ -6,17 +6,15 @@ with the same key out: two would race for nonces. Talks to no node.
 """
 
 import dataclasses
-import fcntl
 import json
 import os
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from veilpod.chain.files import sync_directory, write_atomically
-from veilpod.chain.network import private_directory
+from veilpod.chain.files import DirectoryLock, private_directory, sync_directory, write_atomically
 from veilpod.core.ids import Address
-from veilpod.errors import InvalidInput, Refused
+from veilpod.errors import InvalidInput
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +64,7 @@ class Settled:
 class Outbox:
     """The directory of one key."""
 
-    def __init__(self, directory: pathlib.Path, lock: int, pending: dict[int, Pending], history: list[Settled]) -> None:
+    def __init__(self, directory: pathlib.Path, lock: DirectoryLock, pending: dict[int, Pending], history: list[Settled]) -> None:
         self._directory = directory
         self._lock = lock
         self._pending = pending
@@ -77,19 +75,12 @@ class Outbox:
         """Lock and load. Raises Refused("SenderActive") when another sender holds the directory, InvalidInput("StateUnreadable")."""
         directory = private_directory(state_dir / f"sender-{sender.lower()}")
         private_directory(directory / "pending")
-        lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(lock)
-            raise Refused(
-                "SenderActive", "another process sends with this key and this state directory: run one operator per key"
-            ) from error
+        lock = DirectoryLock(directory, reason="SenderActive")
         try:
             pending = [_load(file) for file in sorted((directory / "pending").glob("*.json"))]
             history = _load_history(directory / "history.jsonl")
         except BaseException:
-            os.close(lock)
+            lock.release()
             raise
         return cls(directory, lock, {entry.nonce: entry for entry in pending}, history)
 
@@ -126,9 +117,7 @@ class Outbox:
 
     def close(self) -> None:
         """Give the lock back."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self._lock.release()
 
     def _file(self, nonce: int) -> pathlib.Path:
         return self._directory / "pending" / f"{nonce:012d}.json"

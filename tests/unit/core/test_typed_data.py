@@ -60,7 +60,9 @@ def test_a_state_is_never_a_close(domain, channel, version, balance):
 def test_values_that_the_contract_would_truncate_are_refused(change):
     domain = typed_data.Domain(chain_id=1, contract=checksum_address(bytes(20)))
     with pytest.raises(ValueError):
-        typed_data.state_digest(domain, ChannelId(bytes(32)), **{"version": 1, "balance_a": 1, "balance_b": 1, "data_hash": bytes(32)} | change)
+        typed_data.state_digest(
+            domain, ChannelId(bytes(32)), **{"version": 1, "balance_a": 1, "balance_b": 1, "data_hash": bytes(32)} | change
+        )
 
 
 def test_statements_are_hashed_packed_and_in_order():

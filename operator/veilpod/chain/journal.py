@@ -1,0 +1,84 @@
+"""The journal of channel states: what we may have to show on chain, on disk before a signature leaves.
+
+One append-only file per channel in one directory (`files` says how a record survives a crash). It is the operator's money: it is locked
+against a second writer, never rewritten, and refused when it is damaged. What a record means is in `veilpod.core.channel`.
+"""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from veilpod.chain.files import DirectoryLock, RecordFile, private_directory
+from veilpod.core.channel.records import Record, Signed, StateRecord, decode, encode
+from veilpod.core.ids import ChannelId
+from veilpod.errors import InvalidInput, ProtocolViolation
+
+_SUFFIX = ".journal"
+
+
+class Journal:
+    """Every channel of one operator. Blocking: an append takes one fdatasync."""
+
+    def __init__(self, directory: pathlib.Path, lock: DirectoryLock) -> None:
+        self._directory = directory
+        self._lock = lock
+        self._files: dict[ChannelId, RecordFile] = {}
+        self._records: dict[ChannelId, list[Record]] = {}
+
+    @classmethod
+    def open(cls, directory: pathlib.Path) -> "Journal":
+        """Lock and read a directory; torn tails are cut.
+
+        Raises Refused("JournalBusy") when another process has it, InvalidInput("JournalDamaged") when more than a tail is wrong.
+        """
+        private_directory(directory)
+        journal = cls(directory, DirectoryLock(directory, reason="JournalBusy"))
+        try:
+            for path in sorted(directory.glob("*" + _SUFFIX)):
+                journal._load(path)
+        except BaseException:
+            journal.close()
+            raise
+        return journal
+
+    def append(self, record: Record) -> None:
+        """Write a record. It is on the disk when this returns; only then may what it describes leave."""
+        channel = record.channel
+        if channel not in self._files:
+            self._load(self._directory / (channel.hex() + _SUFFIX))
+        self._files[channel].append(encode(record))
+        self._records[channel].append(record)
+
+    def records(self, channel: ChannelId) -> Sequence[Record]:
+        """A channel's records, oldest first: what a machine is made again from."""
+        return tuple(self._records.get(channel, ()))
+
+    def newest(self, channel: ChannelId) -> Signed | None:
+        """The newest state that both have signed."""
+        states = [record.signed for record in self._records.get(channel, ()) if isinstance(record, StateRecord)]
+        return max((signed for signed in states if signed.complete), key=lambda signed: signed.state.version, default=None)
+
+    def channels(self) -> Mapping[ChannelId, Signed | None]:
+        """Every channel there is a file of, with its newest state."""
+        return {channel: self.newest(channel) for channel in self._records}
+
+    def close(self) -> None:
+        """Close the files and give the lock back."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+        self._lock.release()
+
+    def _load(self, path: pathlib.Path) -> None:
+        try:
+            channel = ChannelId(bytes.fromhex(path.stem))
+        except ValueError as error:
+            raise InvalidInput("JournalDamaged", f"{path.name} is no journal of ours") from error
+        file, records = RecordFile.open(path)
+        self._files[channel] = file
+        try:
+            decoded = [decode(record) for record in records]
+            if any(record.channel != channel for record in decoded):
+                raise ProtocolViolation("BadRecord", "a record of another channel", party="journal")
+        except ProtocolViolation as violation:
+            raise InvalidInput("JournalDamaged", f"{path.name} cannot be read: {violation}") from violation
+        self._records[channel] = decoded
