@@ -41,7 +41,7 @@ class StorageRole:
     """A control.role.Role."""
 
     name = "storage"
-    kinds: Sequence[str] = (DATASETS.plural,)
+    kinds: Sequence[str] = (DATASETS.plural, DELIVERIES)
 
     def __init__(self, context: Context) -> None:
         self._context = context
