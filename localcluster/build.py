@@ -83,6 +83,9 @@ MODULES = (KUBE, RUNTIME, HELM)
 def ensure(module: Module) -> pathlib.Path:
     """Return the directory of the module's programs, building them if the cache has not got them."""
     directory = layout.cache_directory() / "bin" / f"{module.name}-{key(module)}"
+    if not directory.exists():
+        toolchain.ensure_packages(toolchain.TO_BUILD if module.cgo_packages else {})
+        toolchain.go()
     with progress.step(f"programs: {module.name}") as step:
         if directory.exists():
             step.cached()
@@ -144,7 +147,6 @@ def linker_flags(module: Module) -> str:
 
 
 def _build(module: Module, directory: pathlib.Path) -> None:
-    toolchain.ensure_packages(toolchain.TO_BUILD if module.cgo_packages else {})
     partial = directory.with_name(f".{directory.name}.{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()

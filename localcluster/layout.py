@@ -7,6 +7,7 @@ cluster's own mount namespace shows.
 """
 
 import dataclasses
+import hashlib
 import os
 import pathlib
 import re
@@ -103,4 +104,6 @@ class Layout:
 
     @property
     def cgroup(self) -> str:
-        return f"/veilpod-{self.name}"
+        # All checkouts on the machine share this one name space.
+        checkout = hashlib.sha256(str(self.directory).encode()).hexdigest()[:8]
+        return f"/veilpod-{self.name}-{checkout}"

@@ -185,7 +185,7 @@ def test_up_again_changes_nothing_and_two_clusters_do_not_meet(cluster: Cluster)
         lifecycle.down(name)
 
     assert not processes.in_namespace("pid", identity)
-    assert not list(pathlib.Path("/sys/fs/cgroup").glob(f"**/veilpod-{name}"))
+    assert not list(pathlib.Path("/sys/fs/cgroup").glob(f"**{layout.Layout(name).cgroup}"))
     assert dict(_mounts_of_the_host()) == bystanders
     assert [entry.name for entry in other.layout.directory.iterdir()] == ["logs"]
     assert lifecycle.find(other.layout) is None
@@ -210,7 +210,7 @@ def test_a_start_that_fails_names_the_component_and_leaves_nothing(monkeypatch: 
     assert "the disk is on fire" in str(failure.value)
     assert "next: " in str(failure.value)
     assert lifecycle.find(layout.Layout(name)) is None
-    assert not list(pathlib.Path("/sys/fs/cgroup").glob(f"**/veilpod-{name}"))
+    assert not list(pathlib.Path("/sys/fs/cgroup").glob(f"**{layout.Layout(name).cgroup}"))
     lifecycle.down(name)
 
 

@@ -84,8 +84,12 @@ def test_a_name_that_is_no_name_is_refused(name: str) -> None:
         layout.Layout(name)
 
 
-def test_two_names_share_no_path() -> None:
+def test_two_names_share_no_path_and_two_checkouts_no_cgroup(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
     one, two = layout.Layout("one"), layout.Layout("two")
+    here = one.cgroup
+    with monkeypatch.context() as patch:
+        patch.setattr(layout, "BUILD", tmp_path)
+        assert layout.Layout("one").cgroup != here
     assert one.directory != two.directory
     assert one.cgroup != two.cgroup
     assert one.lock != two.lock
