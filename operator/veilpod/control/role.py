@@ -23,7 +23,7 @@ class Role(Protocol):
     """A part that a release plays on chain."""
 
     name: str
-    kinds: Sequence[str]  # plurals of veilpod.dev that it reconciles
+    kinds: Sequence[str]  # of the keys that it reconciles: plurals of veilpod.dev, or names of its own
 
     async def start(self) -> None:
         """Register the node on chain, connect to what already runs. Called once the caches and the chain are there; may be long."""

@@ -26,9 +26,9 @@ class Tasks:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def start(self, name: str, run: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
-        """Run until it returns, again after a VeilpodError; any other error is a defect and reaches `wait_failed`. Cancel to end it."""
-        task = asyncio.create_task(self._supervise(name, run), name=name)
+    def start(self, name: str, run: Callable[[], Awaitable[None]], *, fatal: tuple[type[VeilpodError], ...] = ()) -> asyncio.Task[None]:
+        """Run until it returns, again after a VeilpodError that is not `fatal`. Any other error reaches `wait_failed`. Cancel to end it."""
+        task = asyncio.create_task(self._supervise(name, run, fatal), name=name)
         self._running.add(task)
         task.add_done_callback(self._ended)
         return task
@@ -48,13 +48,15 @@ class Tasks:
             with contextlib.suppress(BaseException):  # a defect was either raised by wait_failed or is being torn down with the process
                 self._failed.cancel() if not self._failed.done() else self._failed.exception()
 
-    async def _supervise(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+    async def _supervise(self, name: str, run: Callable[[], Awaitable[None]], fatal: tuple[type[VeilpodError], ...]) -> None:
         pause = _FIRST
         while True:
             started = asyncio.get_running_loop().time()
             try:
                 return await run()
             except VeilpodError as error:
+                if isinstance(error, fatal):
+                    raise
                 if asyncio.get_running_loop().time() - started > _LONGEST:
                     pause = _FIRST
                 log.warning("background.retry", extra={"task": name, "error": type(error).__name__, "pause": round(pause, 1)})

@@ -82,7 +82,8 @@ def pods_gone(draft: Draft, s: ServerSnapshot, now: float) -> bool:
     if s.pods:
         return False
     if s.facts.intended_at and now < s.facts.intended_at + CREATE_PATIENCE:
-        # The answer to a POST was lost: the pod may still appear. Nothing is gone that may yet come.
+        # The answer to a POST was lost: the pod may still appear. Nothing is gone that may yet come. (One that came and vanished before
+        # its UID was learnt looks the same as one never made: that our finalizer holds it is guarded by an admission policy.)
         draft.claim(Type.SANDBOX_DESTROYED, unknown("CreationUnanswered"))
         draft.look_again(5)
         return False

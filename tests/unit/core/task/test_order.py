@@ -44,7 +44,8 @@ def sabotage(world: World, what: str, where: int) -> None:
         pod.ended = True
     elif what == "evict" and pod:
         pod.deleting = True
-    elif what == "vanish" and pod:
+    elif what == "vanish" and pod and server.facts.record(pod.uid):
+        # Somebody got past the guard of the finalizer. (Before its UID was learnt, nobody could tell it from a pod never made.)
         server.pods.remove(pod)  # its containers live on until the kubelet's deadline
     elif what == "fail" and server.facts.agent.ready:
         world.fail_agent(server, "ProgramFailed")

@@ -120,7 +120,7 @@ class Pod:
 @dataclasses.dataclass
 class Server:
     index: ServerIndex
-    facts: Facts = Facts()
+    facts: Facts = dataclasses.field(default_factory=Facts)
     pods: list[Pod] = dataclasses.field(default_factory=list)  # objects in the API server
     containers: list[Pod] = dataclasses.field(default_factory=list)  # the truth on the nodes
     late_posts: list[Pod] = dataclasses.field(default_factory=list)  # requests whose answer was lost
@@ -172,7 +172,7 @@ class Channel:
             sequence=self.sequence,
             deadline=self.deadline,
             balance_a=100,
-            balance_b=100 if self.phase is ChannelPhase.OPEN else 100,
+            balance_b=100,
         )
 
 
