@@ -63,6 +63,11 @@ class Listener:
         self.listening = asyncio.Event()
         self.port = 0  # the real one once `listening`
 
+    @property
+    def unlocked(self) -> bool:
+        """Whether requests are answered."""
+        return self._key is not None
+
     def unlock(self, key: X25519PrivateKey) -> None:
         """Set the key that requests are sealed to."""
         self._key = key

@@ -13,14 +13,14 @@ _MAX_REQUEST = 8192
 Read = Callable[[], Mapping[str, float]]
 
 
-async def serve(host: str, port: int, read: Read) -> None:
-    """Answer GET /metrics with what `read` gives, and /healthz and /readyz with 200, until cancelled."""
+async def serve(host: str, port: int, *, read: Read, ready: Callable[[], bool]) -> None:
+    """Answer GET /metrics with what `read` gives, /healthz with 200, /readyz with 200 or 503, until cancelled."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, EOFError, TimeoutError, asyncio.LimitOverrunError):
             async with asyncio.timeout(_REQUEST_SECONDS):
                 request = await reader.readuntil(b"\r\n\r\n")
-                writer.write(_response(request, read))
+                writer.write(_response(request, read, ready))
                 await writer.drain()
         writer.close()
 
@@ -35,12 +35,14 @@ def render(values: Mapping[str, float]) -> bytes:
     return "".join(lines).encode()
 
 
-def _response(request: bytes, read: Read) -> bytes:
+def _response(request: bytes, read: Read, ready: Callable[[], bool]) -> bytes:
     path = request.split(b" ", 2)[1] if request.startswith(b"GET ") else b""
     if path == b"/metrics":
         status, body = "200 OK", render(read())
-    elif path in (b"/healthz", b"/readyz"):
+    elif path == b"/healthz" or (path == b"/readyz" and ready()):
         status, body = "200 OK", b"ok\n"
+    elif path == b"/readyz":
+        status, body = "503 Service Unavailable", b"the operator has not configured this store yet\n"
     else:
         status, body = "404 Not Found", b"not here\n"
     head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"

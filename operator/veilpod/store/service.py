@@ -73,7 +73,9 @@ class Service:
                 group.create_task(self.upload.serve(upload.host, upload.port))
                 group.create_task(self.deliveries.run())
                 if metrics_at is not None:
-                    group.create_task(metrics.serve(metrics_at.host, metrics_at.port, self._measure))
+                    group.create_task(
+                        metrics.serve(metrics_at.host, metrics_at.port, read=self._measure, ready=lambda: self.listener.unlocked)
+                    )
         finally:
             for proxy in self._proxies.values():
                 with contextlib.suppress(Exception):  # closing on the way out must not hide why we go
