@@ -164,6 +164,8 @@ class Inputs:
         return found[0]
 
     def _granted(self, message: dict[str, Any], item: Input) -> Grant:
+        if "refused" in message:
+            raise Refused("InputRefused", "the data owner refuses this sandbox")
         fields = Fields(message, what="grant message", party="store")
         grant = parse_grant(fields.take("grant"))
         fields.done()

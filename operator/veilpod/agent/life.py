@@ -180,6 +180,7 @@ class Life:
             configuration,
             identity=own,
             statements=[offer.statement for offer in self.offers],
+            loopback=self._settings.loopback,
             hooks=Hooks(
                 receipt=lambda peer, receipt: self._control.emit("receipt", {"peer": int(peer), "receipt": receipt.document()}),
                 channel=lambda peer, payload: self._control.emit("channel", {"peer": int(peer), "payload": payload}),

@@ -51,12 +51,14 @@ class PeerLink:
         *,
         guest: bool,
         ports: tuple[int, ...],
+        loopback: str,
         sent: Sent,
         received: Received,
         hooks: Hooks,
     ) -> None:
         self.peer = peer
         self._session, self._channel, self._guest, self._ports = session, channel, guest, ports
+        self._loopback = loopback
         self.sent, self.received, self._hooks = sent, received, hooks
         self._write_turn = asyncio.Lock()
         self._receipt_turn = asyncio.Lock()
@@ -115,7 +117,8 @@ class PeerLink:
         servers = []
         try:
             for port in self._ports:
-                servers.append(await asyncio.start_server(functools.partial(self._accept, port), "127.0.0.1", port))
+                server = await asyncio.start_server(functools.partial(self._accept, port), self._loopback, port)
+                servers.append(server)
             await self._finishing.wait()
         finally:
             for server in servers:
@@ -143,7 +146,7 @@ class PeerLink:
             async with asyncio.timeout(_DIAL_SECONDS):
                 while not self._finishing.is_set():
                     try:
-                        return await asyncio.open_connection("127.0.0.1", port)
+                        return await asyncio.open_connection(self._loopback, port)
                     except OSError:
                         await asyncio.sleep(_DIAL_PAUSE)
         return None

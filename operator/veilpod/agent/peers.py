@@ -45,10 +45,12 @@ class Peers:
         *,
         identity: Identity,
         statements: Sequence[Statement],
+        loopback: str,
         hooks: Hooks,
         lost: Callable[[ServerIndex], object],
     ) -> None:
         self._configuration, self._identity, self._statements = configuration, identity, statements
+        self._loopback = loopback
         self._hooks, self._lost = dataclasses.replace(hooks, flushed=self._flushed), lost
         self._links: dict[ServerIndex, PeerLink] = {}
         self._counts: dict[ServerIndex, tuple[int, int]] = {}
@@ -193,6 +195,7 @@ class Peers:
             channel,
             guest=guest,
             ports=configuration.spec.topology.ports,
+            loopback=self._loopback,
             sent=Sent(outbound, self._statements[peer].signing_key, priced=configuration.spec.payment.per_transfer_mib > 0),
             received=Received(inbound, self._identity.signing),
             hooks=self._hooks,

@@ -26,6 +26,7 @@ class Settings:
     marker: pathlib.Path = ROOT / "life" / "born"
     pod_uid: pathlib.Path = ROOT / "pod" / "uid"
     launcher: pathlib.Path = pathlib.Path("/usr/local/lib/veilpod/launch")
+    loopback: str = "127.0.0.1"  # where the program and the agent find each other
     netguard_seconds: float = 60.0
     probe_seconds: float = 1.0
     guard_seconds: float = 30.0

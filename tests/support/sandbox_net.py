@@ -1,0 +1,327 @@
+"""A whole onion network with agents on loopback: real relays, real stores, real launchers, and operators of a few lines.
+
+What Kubernetes does for a pod is done here by hand: volumes are directories, the startup probe is a loop, the program's container is a
+process.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from tests.support import netguards, stores
+from veilpod.agent.service import Service
+from veilpod.agent.settings import Settings
+from veilpod.core import dataset
+from veilpod.core.agent_messages import Configuration, MailboxEntry, NodeKey, Published
+from veilpod.core.canonical import from_hex, to_hex
+from veilpod.core.fields import address_bytes
+from veilpod.core.grant import make_grant
+from veilpod.core.ids import NodeId, PodUid, ResourceId, ServerIndex, TaskId
+from veilpod.core.keys import SigningKey, checksum_address, node_keys
+from veilpod.core.meeting import ForStore, open_descriptor, parse_descriptors
+from veilpod.core.onion.directory import RelayEntry
+from veilpod.core.sealing import HybridPrivateKey, recipient_text
+from veilpod.core.statement import countersign, parse_statement, statement_nonce
+from veilpod.core.store_messages import DeliveryObject, DeliveryOrder, SandboxRef, TaskTerms
+from veilpod.core.task.spec import Deadlines, Input, Payment, Program, Quorum, ResultSpec, TaskRole, TaskSpec, Topology
+from veilpod.core.typed_data import Domain, sandbox_key_digest
+from veilpod.net.control import Link, connect, control_certificate
+from veilpod.net.framing import json_frame, read_json_frame
+from veilpod.net.onion import OnionProxy
+from veilpod.relay.router import Relay
+from veilpod.store.service import Service as StoreService
+
+TASK = TaskId(b"\x77" * 32)
+REGISTRY = checksum_address(b"\x0e" * 20)
+DOMAIN = Domain(chain_id=31337, contract=checksum_address(b"\x0c" * 20))
+REQUESTER = HybridPrivateKey.from_bytes(b"\x09" * 96)
+OWNER = SigningKey(secret=b"\x21" * 32)
+MAILBOX, FIRST_STORE = NodeId(50), 51
+SEAL = X25519PrivateKey.from_private_bytes(stores.KEYS.seal.private_bytes_raw())
+SOURCE = pathlib.Path(__file__).parents[2] / "operator" / "launcher" / "launch.c"
+
+
+@contextlib.asynccontextmanager
+async def relays(count: int = 4) -> AsyncIterator[tuple[list[Relay], list[RelayEntry]]]:
+    """Relays of different owners that know each other."""
+    running = [Relay() for _ in range(count)]
+    try:
+        entries = []
+        for number, relay in enumerate(running, start=1):
+            owner = checksum_address(bytes([number]) * 20)
+            entries.append(
+                RelayEntry(
+                    node_id=NodeId(number),
+                    owner=owner,
+                    identity_key=relay.keys.identity_public,
+                    onion_key=relay.keys.newest.public,
+                    key_epoch=1,
+                    host="127.0.0.1",
+                    port=await relay.listen("127.0.0.1", 0),
+                    proof=relay.keys.prove(owner=owner, key_epoch=1, registry=REGISTRY, chain_id=31337),
+                    updated_at=int(time.time()),
+                    registry=REGISTRY,
+                    chain_id=31337,
+                )
+            )
+        for relay in running:
+            relay.use_directory(entries)
+        yield running, entries
+    finally:
+        for relay in running:
+            await relay.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class SealedObject:
+    """A data set as it rests in a store."""
+
+    name: str
+    plain: bytes
+    key: bytes
+    sealed: bytes
+
+    @property
+    def digest(self) -> bytes:
+        return hashlib.sha256(self.sealed).digest()
+
+    @property
+    def resource(self) -> ResourceId:
+        return ResourceId(hashlib.sha256(self.name.encode()).digest())
+
+
+def sealed_object(name: str, plain: bytes) -> SealedObject:
+    key = os.urandom(32)
+    header = dataset.make_header(name=name, custodian=HybridPrivateKey.from_bytes(b"\x08" * 96).public_bytes, data_key=key,
+    prefix=os.urandom(8)) return SealedObject(name=name, plain=plain, key=key, sealed=b"".join(dataset.seal_stream([plain], header=header,
+    data_key=key)))
+
+
+def star(objects: Sequence[SealedObject], *, port: int, price: int = 1, compute: int = 60) -> TaskSpec:
+    """A hub and one site per object."""
+    return TaskSpec(
+        program=Program(image="example.org/p@sha256:" + "a" * 64, command=("python3",), env=(), cpu="1", memory=1 << 28),
+        roles=(TaskRole(name="hub", replicas=1, args=()), TaskRole(name="site", replicas=len(objects), args=())),
+        topology=Topology(type="Star", hub="hub", ports=(port,)),
+        inputs=tuple(
+            Input(
+                dataset=item.name,
+                resource=item.resource,
+                node=NodeId(FIRST_STORE + number),
+                owner=OWNER.address,
+                digest=item.digest,
+                size=len(item.sealed),
+                to=ServerIndex(number + 1),
+                path="train/data.csv",
+            )
+            for number, item in enumerate(objects)
+        ),
+        result=ResultSpec(sender=ServerIndex(0), recipient=recipient_text(REQUESTER.public_bytes), max_size=1 << 22, mailbox=MAILBOX),
+        payment=Payment(per_server=1, per_transfer_mib=price, channel_deposit=1),
+        deadlines=Deadlines(schedule=30, inputs=30, compute=compute, total=300),
+        quorum=Quorum(),
+        hops=3,
+        relays="Any",
+        sandbox_class="standard",
+    )
+
+
+def compile_launcher(target: pathlib.Path) -> pathlib.Path:
+    compiler = shutil.which("gcc")
+    assert compiler is not None
+    subprocess.run([compiler, "-static", "-O2", "-std=gnu11", "-o", target, SOURCE], check=True)
+    return target
+
+
+class Sandbox:
+    """One agent with its operator and its "kubelet"."""
+
+    def __init__(self, index: int, root: pathlib.Path, *, launcher: pathlib.Path, spec: TaskSpec, guard: netguards.Fence) -> None:
+        self.index = ServerIndex(index)
+        self.spec = spec
+        self.chain_key = SigningKey(secret=bytes([0x60 + index]) * 32)
+        self.uid = PodUid(f"pod-{index}")
+        self.root = root / f"sandbox-{index}"
+        self.loopback = f"127.0.1.{index + 1}"
+        for name in ("in", "out", "scratch", "bin", "program", "seal", "life"):
+            (self.root / name).mkdir(parents=True)
+        (self.root / "uid").write_text(self.uid)
+        self.settings = Settings(
+            control=("127.0.0.1", 0),
+            ready=("127.0.0.1", 0),
+            operator_cert=control_certificate(node_keys(self.chain_key).control),
+            allow=(guard.peer,),
+            canaries=(guard.canary,),
+            inputs=self.root / "in",
+            outputs=self.root / "out",
+            scratch=self.root / "scratch",
+            binaries=self.root / "bin",
+            program_socket=self.root / "program" / "s",
+            seal_socket=self.root / "seal" / "s",
+            marker=self.root / "life" / "born",
+            pod_uid=self.root / "uid",
+            launcher=launcher,
+            loopback=self.loopback,
+            probe_seconds=0.2,
+            guard_seconds=0.2,
+        )
+        self.service = Service(
+            self.settings,
+            lambda configuration: OnionProxy(directory=lambda: configuration().directory, hops=spec.hops, in_cluster=False),
+        )
+        self.events: dict[str, list[dict[str, Any]]] = {}
+        self._heard = asyncio.Event()
+        self._credited: dict[int, int] = {}
+        self.process: asyncio.subprocess.Process | None = None
+        self.link: Link
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator["Sandbox"]:
+        serving = asyncio.create_task(self.service.run())
+        async with asyncio.timeout(10):
+            await self.service.control.listening.wait()
+        self.link = await connect("127.0.0.1", self.service.control.port, key=node_keys(self.chain_key).control)
+        listening = asyncio.create_task(self._listen())
+        try:
+            yield self
+        finally:
+            if self.process is not None and self.process.returncode is None:
+                self.process.kill()
+                await self.process.wait()
+            listening.cancel()
+            await self.link.close()
+            serving.cancel()
+            await asyncio.gather(listening, serving, return_exceptions=True)
+
+    def configuration(self, owners: Sequence[SigningKey], directory: Sequence[RelayEntry], mailbox_port: int) -> Configuration:
+        return Configuration(
+            task=TASK,
+            index=self.index,
+            incarnation=1,
+            pod_uid=self.uid,
+            spec=self.spec,
+            servers=tuple(key.address for key in owners),
+            directory=tuple(directory),
+            mailbox=MailboxEntry(node=MAILBOX, onion_key=stores.SEAL_PUBLIC, host="127.0.0.1", port=mailbox_port),
+            stores=tuple(NodeKey(node=node, owner=OWNER.address, onion_key=stores.SEAL_PUBLIC) for node in self.spec.stores),
+            policy_hash=b"\x06" * 32,
+            tier="T0",
+            agent_image="sha256:" + "c" * 64,
+            program_image="sha256:" + "a" * 64,
+            nonce=statement_nonce(task=TASK, pod_uid=self.uid, incarnation=1, server=self.chain_key.address),
+            domain=DOMAIN,
+        )
+
+    async def until(self, event: str, *, count: int = 1, seconds: float = 30) -> dict[str, Any]:
+        """Wait for an event of the agent."""
+        async with asyncio.timeout(seconds):
+            while len(self.events.get(event, [])) < count:
+                self._heard.clear()
+                await self._heard.wait()
+        return self.events[event][count - 1]
+
+    async def make_offer(self) -> None:
+        """What an operator does with a statement: check it against the live pod, then vouch for it."""
+        answer = await self.link.call("statement")
+        statement = parse_statement(answer["statement"])
+        assert statement.pod_uid == self.uid
+        assert statement.tls_key == self.link.tls_key
+        await self.link.call("offer", serverSignature=to_hex(countersign(statement, self.chain_key)))
+
+    async def accept(self) -> None:
+        """Sign the task key that the agents met under."""
+        offers = await self.until("offers")
+        digest = sandbox_key_digest(
+            DOMAIN, TASK, key=checksum_address(from_hex(offers["key"])), statements_hash=from_hex(offers["statementsHash"])
+        )
+        await self.link.call("acceptance", signature=to_hex(self.chain_key.sign(digest)))
+
+    async def start_program(self, code: str) -> None:
+        """The kubelet: wait for the startup probe, then start the program's container."""
+        async with asyncio.timeout(30):
+            while not self.service.ready_port:
+                await asyncio.sleep(0.02)
+            _, writer = await asyncio.open_connection("127.0.0.1", self.service.ready_port)
+            writer.close()
+        port = self.spec.topology.ports[0] if self.spec.topology.ports else 0
+        arguments = [self.root / "bin" / "launch", "--socket", self.settings.program_socket, "--"]
+        arguments += [sys.executable, "-c", code, self.loopback, str(port), self.root / "in", self.root / "out", str(int(self.index))]
+        self.process = await asyncio.create_subprocess_exec(*map(str, arguments), stdout=subprocess.DEVNULL)
+
+    async def _listen(self) -> None:
+        async for sequence, event, data in self.link.events():
+            self.events.setdefault(event, []).append(data)
+            if event == "receipt":
+                await self._pay(data)
+            await self.link.acknowledge(sequence)
+            self._heard.set()
+
+    async def _pay(self, data: dict[str, Any]) -> None:
+        # As if both operators had co-signed a state for every receipt at once.
+        peer, receipt = data["peer"], data["receipt"]
+        if not self._received(receipt):
+            self._credited[peer] = self._credited.get(peer, 0) + receipt["bytes"]
+            await self.link.call("credit", peer=peer, bytes=self._credited[peer])
+
+    def _received(self, receipt: dict[str, Any]) -> bool:
+        other = next(index for index in receipt["link"] if index != self.index)
+        other_key = SigningKey(secret=bytes([0x60 + other]) * 32)
+        we_are_a = address_bytes(self.chain_key.address) < address_bytes(other_key.address)
+        return (receipt["direction"] == 0) == we_are_a
+
+
+async def serve_object(service: StoreService, item: SealedObject) -> None:
+    """Put an object into a store, as `veilpod dataset put` does."""
+    service.blobs.announce(item.digest, len(item.sealed))
+    async with stores.stream_to(service.upload.port) as stream:
+        await stream.write(json_frame({"put": "dataset", "digest": to_hex(item.digest), "size": len(item.sealed)}, limit=4096))
+        await read_json_frame(stream, limit=4096)
+        await stream.write(item.sealed)
+        assert (await read_json_frame(stream, limit=4096))["ok"] == {"stored": True}
+
+
+async def deliver(operator: stores.Linked, item: SealedObject, *, node: int, index: int, published: Published, seconds: int = 60) -> None:
+    """The storage operator: follow KeyPublished, order the delivery, grant what is wanted."""
+    sealed = next(d for d in parse_descriptors(published.descriptors) if d.to == ForStore(node=NodeId(node)))
+    descriptor = open_descriptor(sealed, SEAL, task=TASK)
+    sandbox = SandboxRef(task=TASK, index=ServerIndex(index))
+    await operator.link.deliver(
+        DeliveryOrder(
+            sandbox=sandbox,
+            objects=(DeliveryObject(resource=item.resource, dataset=item.name, digest=item.digest, size=len(item.sealed)),),
+            statement=published.statements[index],
+            relay=descriptor.relay,
+            cookie=descriptor.cookie,
+            service_key=descriptor.service_key,
+            hops=3,
+            in_cluster=False,
+            seconds=seconds,
+        )
+    )
+    wanted = await operator.event("grant-wanted")
+    statement = parse_statement(wanted["statement"])
+    grant = make_grant(item.key, statement=statement, resource=item.resource, digest=item.digest, signer=OWNER)
+    await operator.link.decide(sandbox, item.resource, grant)
+
+
+def terms(sandboxes: Sequence[Sandbox]) -> TaskTerms:
+    """What the requester's operator announces to its mailbox."""
+    spec = sandboxes[0].spec
+    return TaskTerms(
+        task=TASK,
+        owners=tuple(sandbox.chain_key.address for sandbox in sandboxes),
+        result_from=spec.result.sender,
+        max_size=spec.result.max_size,
+        domain=DOMAIN,
+    )
