@@ -6,7 +6,6 @@ node's sealing key (so that it keeps no secret on disk) and the directory of rel
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from veilpod.core import dataset, meeting, store_messages
 from veilpod.core.canonical import from_hex, to_hex
 from veilpod.core.grant import Grant
 from veilpod.core.ids import ResourceId, TaskId
-from veilpod.core.kinds import PODS, SERVICES
+from veilpod.core.kinds import PODS
 from veilpod.core.onion.directory import RelayEntry
 from veilpod.errors import PeerUnavailable, ProtocolViolation, Refused, VeilpodError
 from veilpod.ports import Cluster, ControlLink
@@ -162,17 +161,13 @@ class StoreLink:
 
 
 def locate_pod(cluster: Cluster, *, namespace: str, service: str, port: int = CONTROL_PORT) -> Locate:
-    """Find the pod behind a Service, by the API server's word. Raises PeerUnavailable while none is ready."""
+    """Find the one pod of a store's StatefulSet (named as its Service), by the API server's word. Raises PeerUnavailable until it runs."""
 
     async def locate() -> tuple[str, int]:
-        found = await cluster.get(SERVICES, service, namespace=namespace)
-        selector = (found or {}).get("spec", {}).get("selector")
-        if not selector:
-            raise PeerUnavailable(f"the Service {service} of the store is not there")
-        for pod in await cluster.list_all(PODS, namespace=namespace, labels=selector):
-            with contextlib.suppress(KeyError):
-                if "deletionTimestamp" not in pod["metadata"] and pod["status"]["phase"] == "Running":
-                    return pod["status"]["podIP"], port
-        raise PeerUnavailable("no pod of the store is running")
+        pod = await cluster.get(PODS, f"{service}-0", namespace=namespace)
+        status = (pod or {}).get("status", {})
+        if pod is None or "deletionTimestamp" in pod["metadata"] or status.get("phase") != "Running" or not status.get("podIP"):
+            raise PeerUnavailable("the store's pod does not run")
+        return status["podIP"], port
 
     return locate
