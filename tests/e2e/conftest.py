@@ -67,3 +67,20 @@ def base_image(cluster: Cluster) -> str:
     base = images.ensure_base()
     archive = images.save(base, layout.cache_directory() / "images" / "base-test.tar")
     return images.load(cluster.name, archive)[base]
+
+
+@pytest.fixture(scope="session")
+def cluster_release(cluster: Cluster) -> Cluster:
+    """Install what an admin installs once: CRDs, SandboxClasses, the fence around sandbox namespaces."""
+    chart = str(layout.REPOSITORY / "helm" / "veilpod")
+    command = ["helm", "upgrade", "--install", "veilpod", chart, "--namespace", "veilpod-system", "--create-namespace"]
+    result = subprocess.run(
+        [*command, "--set", "cluster.install=true", "--wait", "--timeout", "1m"],
+        env=cluster.environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return cluster

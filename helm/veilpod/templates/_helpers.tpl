@@ -23,6 +23,7 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ .Release.Name }}-operator
 
 {{/* An image by digest. Call with (dict "root" $ "image" name). */}}
 {{- define "veilpod.image" -}}
+{{- include "veilpod.validate" .root -}}
 {{- $image := index .root.Values.images .image -}}
 {{- if not $image.digest -}}
   {{- fail (printf "set images.%s.digest to the image's sha256 digest: images are never taken by tag" .image) -}}
@@ -83,4 +84,25 @@ capabilities: {drop: [ALL]}
 {{/* Names of the admission policies and of their bindings, as a JSON list. */}}
 {{- define "veilpod.policies" -}}
 ["veilpod-sandbox-fence", "veilpod-sandbox-access", "veilpod-sandbox-pods", "veilpod-sandbox-evidence", "veilpod-sandbox-namespace"]
+{{- end }}
+
+{{/* Refuses what would install but not work, with a sentence that says what to write. Renders nothing. */}}
+{{- define "veilpod.validate" -}}
+{{- $party := include "veilpod.party" . -}}
+{{- if and .Values.cluster.install $party -}}
+  {{- fail "the cluster's part is a release of its own: install it once with cluster.install=true and no roles, then each party's release with its roles" -}}
+{{- end -}}
+{{- if not (or .Values.cluster.install $party) -}}
+  {{- fail "nothing to install: set cluster.install=true for the cluster's part, or one of roles.requester, roles.compute, roles.storage, roles.relay for a party's" -}}
+{{- end -}}
+{{- if $party -}}
+  {{- if not .Values.chain.rpcUrl }}{{ fail "set chain.rpcUrl to the JSON-RPC endpoint of your node" }}{{ end -}}
+  {{- if not .Values.chain.chainId }}{{ fail "set chain.chainId to the chain's id" }}{{ end -}}
+  {{- range $name, $address := .Values.chain.contracts -}}
+    {{- if not $address }}{{ fail (printf "set chain.contracts.%s to the contract's address" $name) }}{{ end -}}
+  {{- end -}}
+  {{- if not .Values.chain.keySecret.name -}}
+    {{- fail "set chain.keySecret.name to the Secret with this party's chain key; make one with: kubectl create secret generic NAME --from-file=key=FILE" -}}
+  {{- end -}}
+{{- end -}}
 {{- end }}

@@ -1,0 +1,379 @@
+"""The API server as the first reader of a manifest: what it completes, what it refuses in which words, what a status may never claim."""
+
+import copy
+import datetime
+import json
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import Cluster
+
+pytestmark = pytest.mark.e2e
+
+Manifest = dict[str, Any]
+
+SPEC: Manifest = {
+    "program": {"image": "registry.example/fedavg@sha256:" + "a" * 64, "command": ["python", "-m", "fedavg"]},
+    "roles": [{"name": "hub", "args": ["aggregate"]}, {"name": "site", "replicas": 2, "args": ["train"]}],
+    "topology": {"type": "Star", "hub": "hub", "ports": [9092]},
+    "inputs": [
+        {"dataset": "wdbc-north", "to": {"role": "site", "index": 0}, "path": "train.csv"},
+        {"dataset": "wdbc-south", "to": {"role": "site", "index": 1}, "path": "train.csv"},
+    ],
+    "result": {"from": "hub", "recipient": "veil1" + "A" * 1622},
+    "payment": {"budget": "0.03", "perServer": "0.01"},
+    "quorum": {"role": "site", "min": 2},
+}
+TASK_ID = "0x" + "ab" * 32
+ACCOUNTS = ("0x" + "0A" * 20, "0x" + "Bb" * 20)
+ASSIGNMENT: Manifest = {
+    "taskId": TASK_ID,
+    "index": 1,
+    "role": "site",
+    "node": 3,
+    "requester": ACCOUNTS[0],
+    "specHash": TASK_ID,
+    "sandboxClassName": "standard",
+    "task": "{}",
+}
+CHANNEL: Manifest = {
+    "channelId": TASK_ID,
+    "a": ACCOUNTS[0],
+    "b": ACCOUNTS[1],
+    "asset": "0x" + "0" * 40,
+    "lane": 2**48 - 1,
+    "challengePeriod": 3600,
+    "penaltyBps": 0,
+    "deposit": "1000000000000000",
+    "peerDeposit": "1000000000000000",
+    "assignment": "ta-abababababababab-1",
+    "peerIndex": 0,
+}
+DATASET: Manifest = {"dataset": "wdbc-north", "digest": "sha256:" + "c" * 64, "size": 1 << 33, "owner": ACCOUNTS[1]}
+
+
+def manifest(kind: str, name: str, spec: Manifest) -> Manifest:
+    return {"apiVersion": "veilpod.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
+
+
+def changed(spec: Manifest, path: str, value: Any) -> Manifest:
+    """Return a copy with one field set, or removed for None."""
+    copied = copy.deepcopy(spec)
+    *parents, last = (int(key) if key.isdigit() else key for key in path.split("."))
+    node: Any = copied
+    for key in parents:
+        node = node[key] if isinstance(key, int) else node.setdefault(key, {})
+    if value is None:
+        del node[last]
+    else:
+        node[last] = value
+    return copied
+
+
+def dry_run(cluster: Cluster, document: Manifest) -> tuple[Manifest | None, str]:
+    """Offer a manifest to the API server: what it would store, or its refusal."""
+    result = cluster.run("create", "--dry-run=server", "--output=json", "--filename=-", stdin=json.dumps(document))
+    return (json.loads(result.stdout), "") if result.returncode == 0 else (None, result.stderr)
+
+
+def condition(kind: str, status: str = "True") -> Manifest:
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"type": kind, "status": status, "reason": "Observed", "message": "", "lastTransitionTime": now, "observedGeneration": 1}
+
+
+class Status:
+    """Writes an object's status the way an operator does: a merge patch that replaces the list of conditions."""
+
+    def __init__(self, cluster: Cluster, kind: str, name: str) -> None:
+        self.cluster, self.target = cluster, (kind, name)
+
+    def patch(self, *conditions: str, **fields: Any) -> str:
+        """Return the API server's refusal, or nothing."""
+        status = fields | ({"conditions": [condition(*item.split("=")) for item in conditions]} if conditions else {})
+        arguments = ("patch", *self.target, "--subresource=status", "--type=merge", "--patch", json.dumps({"status": status}))
+        result = self.cluster.run(*arguments)
+        return "" if result.returncode == 0 else result.stderr
+
+
+@pytest.fixture
+def make(cluster_release: Cluster, request: pytest.FixtureRequest):
+    """Create an object that is gone after the test."""
+
+    def create(kind: str, spec: Manifest) -> Status:
+        name = request.node.originalname.replace("_", "-")[:60].strip("-")
+        cluster_release.kubectl("create", "--filename=-", stdin=json.dumps(manifest(kind, name, spec)))
+        request.addfinalizer(lambda: cluster_release.kubectl("delete", kind, name))
+        return Status(cluster_release, kind, name)
+
+    return create
+
+
+# -- what is completed
+
+
+def test_a_task_of_four_lines_is_completed_with_finite_defaults(cluster_release: Cluster):
+    spec = {key: SPEC[key] for key in ("program", "payment")} | {"roles": [{"name": "solo"}], "result": SPEC["result"] | {"from": "solo"}}
+    stored, refusal = dry_run(cluster_release, manifest("ComputeTask", "small", spec))
+    assert stored is not None, refusal
+    completed = stored["spec"]
+    assert completed["deadlines"] == {"schedule": "2m", "inputs": "5m", "compute": "30m", "total": "1h"}
+    assert completed["onion"] == {"hops": 3, "relays": "Any"}
+    assert completed["topology"] == {"type": "None"}
+    assert completed["program"]["resources"] == {"cpu": "1", "memory": "1Gi"}
+    assert completed["roles"] == [{"name": "solo", "replicas": 1}]
+    assert completed["result"]["maxSize"] == "64Mi"
+    assert completed["sandboxClassName"] == "standard"
+    assert completed["payment"]["perTransferMiB"] == "0"
+
+
+def test_data_stay_with_their_owners_custody_unless_somebody_writes_otherwise(cluster_release: Cluster):
+    stored, _ = dry_run(cluster_release, manifest("Dataset", "north", DATASET))
+    assert stored is not None
+    assert stored["spec"]["custody"] == "Owner"
+    assert stored["spec"]["policy"] == {"programs": [], "requesters": [], "minTier": "T0"}
+
+
+def test_a_relay_of_no_words_has_a_port_a_bandwidth_and_registered_exits(cluster_release: Cluster):
+    stored, _ = dry_run(cluster_release, manifest("OnionRelay", "north", {}))
+    assert stored is not None
+    assert stored["spec"] == {"port": 9001, "exit": {"allow": "Registered"}, "bandwidth": "10Mi", "draining": False}
+
+
+def test_a_class_denies_host_access_and_tries_the_metadata_service(cluster_release: Cluster):
+    stored, _ = dry_run(cluster_release, manifest("SandboxClass", "own", {"tier": "T0"}))
+    assert stored is not None
+    assert stored["spec"]["denyHostAccess"] is True
+    assert stored["spec"]["canaries"] == ["169.254.169.254:80"]
+    assert stored["spec"]["terminationGracePeriodSeconds"] == 10
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("payment.budget", "0.0300"),
+        ("payment.budget", "999999"),
+        ("payment.perServer", "0"),
+        ("deadlines.total", "37m1s"),
+        ("program.resources.cpu", 2),
+        ("program.resources.cpu", "250m"),
+        ("topology", {"type": "Mesh", "ports": [9092, 9093]}),
+        ("inputs.0.path", "2024/north.csv"),
+        ("inputs", None),
+        ("quorum", None),
+    ],
+)
+def test_what_fits_together_is_accepted(cluster_release: Cluster, path, value):
+    stored, refusal = dry_run(cluster_release, manifest("ComputeTask", "fits", changed(SPEC, path, value)))
+    assert stored is not None, refusal
+
+
+# -- what is refused, and the words
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("program.image", "registry.example/fedavg:latest", "name the image by digest"),
+        ("program.command", None, "spec.program.command: Required value"),
+        ("program.env", {"VEILPOD_TASK": "x"}, "are the agent's"),
+        ("program.resources.cpu", "two", 'such as "1", "500m"'),
+        ("program.resources.memory", "1.5Gi", "in whole units"),
+        ("programm", {}, 'unknown field "spec.programm"'),
+        ("roles.1.replicas", 16, "at most 16 servers"),
+        ("roles.1.name", "hub", "Duplicate value"),
+        ("roles.1.name", "Site", "name a role with small letters"),
+        ("topology.type", "Ring", 'supported values: "None", "Star", "Mesh"'),
+        ("topology.hub", "site", "name a role with replicas 1 in topology.hub"),
+        ("topology.hub", None, "name a role with replicas 1 in topology.hub"),
+        ("topology.ports", [], "list them in topology.ports for Star and Mesh"),
+        ("topology", {"type": "Mesh", "hub": "hub", "ports": [9092]}, "only a Star has a hub"),
+        ("topology.ports", [7443], "port 7443 is the agent's own"),
+        ("inputs.0.to.role", "sight", "write in to.role a name from spec.roles"),
+        ("inputs.0.to.index", 2, "a number below its replicas"),
+        ("inputs.1.to.index", 0, "give each input of a server a path of its own"),
+        ("inputs.0.path", "../train.csv", "write a path relative to /veilpod/in"),
+        ("inputs.0.path", "/train.csv", "write a path relative to /veilpod/in"),
+        ("inputs.0.path", "a//b", "write a path relative to /veilpod/in"),
+        ("result.from", "hubb", "write in result.from the name of a role"),
+        ("result.recipient", "veil1abc", '"veil1" and 1622 more characters'),
+        ("result.maxSize", "64 MB", 'such as "64Mi"'),
+        ("payment.budget", "0.029999999999999999", "raise payment.budget"),
+        ("payment.perServer", "0.010000000000000001", "raise payment.budget"),
+        ("payment.budget", "1e3", "write money as a decimal string"),
+        ("payment.budget", "0.0000000000000000001", "write money as a decimal string"),
+        ("deadlines.total", "37m", "raise it above schedule + inputs + compute"),
+        ("deadlines.total", "1d", 'such as "90s", "5m" or "1h30m"'),
+        ("deadlines.inputs", "0s", "more than 0s"),
+        ("quorum.min", 3, "not above its replicas"),
+        ("onion.hops", 2, "greater than or equal to 3"),
+        ("onion.relays", "Mine", 'supported values: "Any", "InCluster"'),
+        ("sandboxClassName", "Standard", "write the name of a SandboxClass"),
+    ],
+)
+def test_a_task_that_cannot_work_is_refused_with_what_to_write_instead(cluster_release: Cluster, path, value, words):
+    stored, refusal = dry_run(cluster_release, manifest("ComputeTask", "refused", changed(SPEC, path, value)))
+    assert stored is None
+    assert words in refusal
+
+
+def test_a_directory_cannot_be_an_input_of_the_same_server_as_a_file_in_it(cluster_release: Cluster):
+    spec = changed(changed(SPEC, "inputs.1.to.index", 0), "inputs.1.path", "train.csv/part")
+    _, refusal = dry_run(cluster_release, manifest("ComputeTask", "refused", spec))
+    assert "give each input of a server a path of its own" in refusal
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "words"),
+    [
+        ("Dataset", changed(DATASET, "digest", "c" * 64), 'write "sha256:"'),
+        ("Dataset", changed(DATASET, "owner", "north"), "write the owner's account"),
+        ("Dataset", changed(DATASET, "policy.programs", ["fedavg:latest"]), "name the image by digest"),
+        ("Dataset", changed(DATASET, "dataset", "a b"), "name a data set with letters"),
+        ("SandboxClass", {"tier": "T1"}, "name its RuntimeClass in runtimeClassName"),
+        ("SandboxClass", {"tier": "T0", "canaries": ["metadata.example:80"]}, "write an address with a port"),
+        ("SandboxClass", {"tier": "T0", "canaries": ["10.0.0.1:70000"]}, "write an address with a port"),
+        ("SandboxClass", {"tier": "T0", "terminationGracePeriodSeconds": 30}, "less than or equal to 10"),
+        ("SandboxClass", {"tier": "T3"}, 'supported values: "T0", "T1"'),
+        ("OnionRelay", {"exit": {"allow": "Everywhere"}}, 'supported values: "Registered", "None"'),
+        ("OnionRelay", {"bandwidth": "fast"}, "write bytes a second as a quantity"),
+        ("StateChannel", changed(CHANNEL, "b", ACCOUNTS[0].lower()), "swap a and b"),
+        ("StateChannel", CHANNEL | {"a": ACCOUNTS[1], "b": ACCOUNTS[0]}, "swap a and b"),
+        ("StateChannel", changed(CHANNEL, "deposit", "0.1"), "spec.deposit"),
+        ("TaskAssignment", changed(ASSIGNMENT, "taskId", "0x12"), "spec.taskId"),
+    ],
+)
+def test_other_kinds_are_refused_with_what_to_write_instead(cluster_release: Cluster, kind, spec, words):
+    stored, refusal = dry_run(cluster_release, manifest(kind, "refused", spec))
+    assert stored is None
+    assert words in refusal
+
+
+# -- what others agreed to
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "path", "value"),
+    [
+        ("ComputeTask", SPEC, "payment.budget", "1"),
+        ("ComputeTask", SPEC, "roles.0.args", ["other"]),
+        ("TaskAssignment", ASSIGNMENT, "index", 2),
+        ("StateChannel", CHANNEL, "deposit", "1"),
+        ("Dataset", DATASET, "custody", "Store"),
+        ("Dataset", DATASET, "size", 7),
+        ("SandboxClass", {"tier": "T0"}, "tier", "T1"),
+    ],
+)
+def test_what_others_rely_on_never_changes(make, kind, spec, path, value):
+    made = make(kind, spec)
+    patch = changed({}, path, value) if "0" not in path else {"roles": changed(spec, path, value)["roles"]}
+    result = made.cluster.run("patch", *made.target, "--type=merge", "--patch", json.dumps({"spec": patch}))
+    assert result.returncode != 0
+    assert "never changes" in result.stderr or "make another class" in result.stderr
+
+
+def test_an_owner_may_change_who_is_granted_the_data(make):
+    made = make("Dataset", DATASET)
+    made.cluster.kubectl("patch", *made.target, "--type=merge", "--patch", json.dumps({"spec": {"policy": {"requesters": [ACCOUNTS[0]]}}}))
+    assert made.cluster.get(*made.target)["spec"]["policy"]["requesters"] == [ACCOUNTS[0]]
+
+
+# -- what a status may never claim
+
+
+@pytest.mark.parametrize(("kind", "spec"), [("ComputeTask", SPEC), ("TaskAssignment", ASSIGNMENT)])
+def test_nothing_is_settled_before_its_sandboxes_are_destroyed(make, kind, spec):
+    status = make(kind, spec)
+    assert "Settled only after SandboxDestroyed" in status.patch("Settled")
+    assert "Settled only after SandboxDestroyed" in status.patch("SandboxDestroyed=Unknown", "Settled")
+    assert status.patch("SandboxDestroyed", "Settled") == ""
+
+
+@pytest.mark.parametrize(("kind", "spec"), [("ComputeTask", SPEC), ("TaskAssignment", ASSIGNMENT)])
+def test_what_was_destroyed_stays_destroyed(make, kind, spec):
+    status = make(kind, spec)
+    assert status.patch("SandboxDestroyed=False") == ""
+    assert status.patch("SandboxDestroyed") == ""
+    assert "never reverts" in status.patch("SandboxDestroyed=Unknown")
+
+
+@pytest.mark.parametrize(("kind", "spec"), [("ComputeTask", SPEC), ("TaskAssignment", ASSIGNMENT)])
+def test_a_condition_never_disappears_and_neither_does_a_status(make, kind, spec):
+    status = make(kind, spec)
+    assert status.patch("Requested", "Scheduled=False") == ""
+    assert "never disappears" in status.patch("Requested")
+    removed = status.cluster.run(
+        "patch", *status.target, "--subresource=status", "--type=merge", "--patch", '{"status":{"conditions":null}}'
+    )
+    assert "never disappears" in removed.stderr
+    emptied = status.cluster.run("patch", *status.target, "--subresource=status", "--type=merge", "--patch", '{"status":null}')
+    assert "never removed" in emptied.stderr
+
+
+def test_a_task_has_no_published_key_before_the_network_is_isolated(make):
+    status = make("ComputeTask", SPEC)
+    assert "only while NetworkIsolated is True" in status.patch("KeyPublished")
+    assert status.patch("NetworkIsolated=False") == ""
+    assert "only while NetworkIsolated is True" in status.patch("NetworkIsolated=False", "KeyPublished")
+    assert status.patch("NetworkIsolated", "KeyPublished") == ""
+
+
+def test_a_server_has_no_published_key_before_its_host_is_shut_out(make):
+    status = make("TaskAssignment", ASSIGNMENT)
+    assert "HostAccessDenied" in status.patch("NetworkIsolated", "KeyPublished")
+    assert "HostAccessDenied" in status.patch("NetworkIsolated", "HostAccessDenied=Unknown", "KeyPublished")
+    assert status.patch("NetworkIsolated", "HostAccessDenied", "KeyPublished") == ""
+
+
+def test_a_hole_in_the_fence_can_be_reported_after_the_key_was_published(make):
+    status = make("TaskAssignment", ASSIGNMENT)
+    assert status.patch("NetworkIsolated", "HostAccessDenied", "KeyPublished") == ""
+    assert status.patch("NetworkIsolated", "HostAccessDenied=False", "KeyPublished") == ""
+
+
+def test_a_key_and_a_pod_belong_to_one_incarnation(make):
+    status = make("TaskAssignment", ASSIGNMENT)
+    first, second = "0x" + "11" * 32, "0x" + "22" * 32
+    pod, other = "a" * 8 + "-aaaa" * 3 + "-" + "a" * 12, "b" * 8 + "-bbbb" * 3 + "-" + "b" * 12
+    assert status.patch(incarnation=1, podUID=pod, keyFingerprint=first) == ""
+    assert "a higher incarnation" in status.patch(keyFingerprint=second)
+    assert "a higher incarnation" in status.patch(keyFingerprint=None)
+    assert "a higher incarnation" in status.patch(podUID=other)
+    assert "counted upwards" in status.patch(incarnation=0)
+    assert status.patch(incarnation=2, podUID=other, keyFingerprint=None) == ""
+    assert status.patch(keyFingerprint=second) == ""
+
+
+def test_a_channels_newest_state_never_gives_way_to_an_older_one(make):
+    status = make("StateChannel", CHANNEL)
+    assert status.patch(epoch=1, sequence=7, balanceA="1", balanceB="2") == ""
+    assert "never gives way" in status.patch(sequence=6)
+    assert "never gives way" in status.patch(epoch=0, sequence=9)
+    assert status.patch(epoch=2, sequence=0) == ""
+
+
+def test_a_tasks_id_and_key_are_written_once(make):
+    status = make("ComputeTask", SPEC)
+    assert status.patch(taskId=TASK_ID, taskKey=ACCOUNTS[0]) == ""
+    assert "never changes" in status.patch(taskId="0x" + "cd" * 32)
+    assert "written once" in status.patch(taskKey=ACCOUNTS[1])
+
+
+# -- how it feels
+
+
+def test_users_find_the_kinds_by_their_short_names_category_and_fields(make):
+    status = make("ComputeTask", SPEC)
+    assert status.patch("Requested", phase="Requested", taskId=TASK_ID) == ""
+    cluster, (_, name) = status.cluster, status.target
+    header, row = cluster.kubectl("get", "ct", "--field-selector", f"status.taskId={TASK_ID}").splitlines()
+    assert header.split() == ["NAME", "PHASE", "KEY", "RESULT", "DESTROYED", "SETTLED", "AGE"]
+    assert row.split()[:2] == [name, "Requested"]
+    assert f"computetask.veilpod.dev/{name}" in cluster.kubectl("get", "veilpod", "--output=name").split()
+    assert "exact decimal strings" in cluster.kubectl("explain", "computetask.spec.payment")
+
+
+def test_the_chart_installed_its_classes_and_an_upgrade_keeps_them(cluster_release: Cluster):
+    classes = {item["metadata"]["name"]: item for item in cluster_release.get("sandboxclasses")["items"]}
+    assert {"standard", "sandboxed"} <= set(classes)
+    assert classes["standard"]["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "Helm"
