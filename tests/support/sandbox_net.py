@@ -18,8 +18,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-
 from tests.support import netguards, stores
+
 from veilpod.agent.service import Service
 from veilpod.agent.settings import Settings
 from veilpod.core import dataset
@@ -102,10 +102,9 @@ class SealedObject:
 
 
 def sealed_object(name: str, plain: bytes) -> SealedObject:
-    key = os.urandom(32)
-    header = dataset.make_header(name=name, custodian=HybridPrivateKey.from_bytes(b"\x08" * 96).public_bytes, data_key=key,
-    prefix=os.urandom(8)) return SealedObject(name=name, plain=plain, key=key, sealed=b"".join(dataset.seal_stream([plain], header=header,
-    data_key=key)))
+    key, custodian = os.urandom(32), HybridPrivateKey.from_bytes(b"\x08" * 96).public_bytes
+    header = dataset.make_header(name=name, custodian=custodian, data_key=key, prefix=os.urandom(8))
+    return SealedObject(name=name, plain=plain, key=key, sealed=b"".join(dataset.seal_stream([plain], header=header, data_key=key)))
 
 
 def star(objects: Sequence[SealedObject], *, port: int, price: int = 1, compute: int = 60) -> TaskSpec:
