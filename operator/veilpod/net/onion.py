@@ -5,6 +5,7 @@ first hops that could link us. A circuit that cannot be built is tried again ove
 rule of different owners are never relaxed. Paper step 5.
 """
 
+import collections
 import itertools
 import logging
 import os
@@ -28,6 +29,7 @@ from veilpod.net.streams import Mux, MuxStream
 log = logging.getLogger(__name__)
 _ATTEMPTS = 4
 _GUARDS = 2
+_BLAME_SECONDS = 120.0  # a relay that failed is avoided so long, where there are others
 _TRACE_EVERY = 0.5  # seconds
 RENDEZVOUS_SECONDS = 3600
 
@@ -50,6 +52,7 @@ class OnionProxy:
         self._shuffle = random.SystemRandom().shuffle
         self._links = LinkPool(self, identity=None, budget=Budget())
         self._guards: list[NodeId] = []
+        self._blame: list[tuple[float, NodeId]] = []
         self._circuits: set[Circuit] = set()
         self._numbers = itertools.count(1)
         self._closed = False
@@ -101,7 +104,6 @@ class OnionProxy:
     # --- inside
 
     async def _build(self, purpose: str, *, last: NodeId | None = None) -> Circuit:
-        avoid: set[NodeId] = set()
         for attempt in itertools.count(1):
             if self._closed:
                 raise CircuitFailed("the onion proxy is closed")
@@ -113,17 +115,23 @@ class OnionProxy:
                 in_cluster=self._in_cluster,
                 last=last,
                 guards=self._guards,
-                avoid=avoid,
+                blame=self._recent_blame(),
             )
             try:
                 return await self._build_over(path, purpose)
             except CircuitFailed as error:
                 log.info("circuit.build_failed", extra={"attempt": attempt})
+                now = self._clock()
+                self._blame += [(now, NodeId(node)) for node in error.blamed or () if node]
+                self._guards = [guard for guard in self._guards if guard not in (error.blamed or ())]
                 if attempt == _ATTEMPTS:
                     raise
-                avoid.update(NodeId(node) for node in error.blamed or () if node not in (0, last))
-                self._guards = [guard for guard in self._guards if guard not in avoid]
         raise AssertionError  # the loop has no other end
+
+    def _recent_blame(self) -> collections.Counter[NodeId]:
+        since = self._clock() - _BLAME_SECONDS
+        self._blame = [(when, node) for when, node in self._blame if when > since]
+        return collections.Counter(node for _, node in self._blame)
 
     async def _build_over(self, path: Sequence[RelayEntry], purpose: str) -> Circuit:
         try:

@@ -6,7 +6,7 @@ it, that is a coded refusal. Paper step 5; what is not here yet: weights by trus
 """
 
 import ipaddress
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from veilpod.core.ids import NodeId
 from veilpod.core.onion.directory import RelayEntry, fresh
@@ -28,13 +28,13 @@ def choose_path(
     in_cluster: bool = False,
     last: NodeId | None = None,
     guards: Collection[NodeId] = (),
-    avoid: Collection[NodeId] = (),
+    blame: Mapping[NodeId, int] | None = None,
 ) -> tuple[RelayEntry, ...]:
     """Choose a path, guard first.
 
-    `last` fixes the last hop (a rendezvous). `guards` are preferred first hops, `avoid` are relays that just failed: both give way when
-    there is no path otherwise. Raises InvalidInput("BadHops"), Refused("TooFewRelays" or "NoDiversePath"), CircuitFailed when `last` is
-    not usable.
+    `last` fixes the last hop (a rendezvous). `guards` are preferred first hops; `blame` counts failures that named a relay, and the least
+    blamed are taken as long as there is a path of them. Raises InvalidInput("BadHops"), Refused("TooFewRelays" or "NoDiversePath"),
+    CircuitFailed when `last` is not usable.
     """
     least = 1 if in_cluster else MIN_HOPS
     if not least <= hops <= MAX_HOPS:
@@ -46,8 +46,9 @@ def choose_path(
     if len(usable) < hops:
         raise Refused("TooFewRelays", f"{len(usable)} usable relays where a circuit needs {hops}: add some or wait for their heartbeats")
     shuffle(usable)
-    pool = [entry for entry in usable if entry.node_id not in avoid or entry is end]
-    for candidates in (pool, usable):
+    faults = {entry.node_id: 0 if entry is end or blame is None else blame.get(entry.node_id, 0) for entry in usable}
+    for bound in sorted(set(faults.values())):
+        candidates = [entry for entry in usable if faults[entry.node_id] <= bound]
         path = _search(candidates, hops, end=end, guards=guards, in_cluster=in_cluster)
         if path is not None:
             return path
