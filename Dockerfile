@@ -15,11 +15,11 @@ RUN gcc -std=c17 -O2 -static -Wall -Wextra -Werror -o /src/launch /src/launch.c 
 FROM ${BASE} AS libraries
 RUN python3 -m venv /opt/veilpod
 COPY requirements/base.txt /src/
-RUN /opt/veilpod/bin/pip install --no-cache-dir --no-compile --require-hashes --only-binary :all: -r /src/base.txt
+RUN /opt/veilpod/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r /src/base.txt
 
 FROM libraries AS operator-libraries
 COPY requirements/operator.txt /src/
-RUN /opt/veilpod/bin/pip install --no-cache-dir --no-compile --require-hashes --only-binary :all: -r /src/operator.txt
+RUN /opt/veilpod/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r /src/operator.txt
 
 # What every process shares. Byte code is compiled here because the root file systems are read-only.
 FROM ${BASE} AS common
@@ -33,7 +33,7 @@ COPY --from=libraries /opt/veilpod/bin /opt/veilpod/bin
 COPY --from=libraries /opt/veilpod/lib /opt/veilpod/lib
 COPY --from=libraries /opt/veilpod/pyvenv.cfg /opt/veilpod/
 COPY operator/veilpod/relay /opt/veilpod/src/veilpod/relay
-RUN python3 -m compileall -q /opt/veilpod
+RUN python3 -m compileall -q /opt/veilpod/src
 USER 65532:65532
 ENTRYPOINT ["python3", "-m", "veilpod.relay"]
 
@@ -42,7 +42,7 @@ COPY --from=libraries /opt/veilpod/bin /opt/veilpod/bin
 COPY --from=libraries /opt/veilpod/lib /opt/veilpod/lib
 COPY --from=libraries /opt/veilpod/pyvenv.cfg /opt/veilpod/
 COPY operator/veilpod/store /opt/veilpod/src/veilpod/store
-RUN python3 -m compileall -q /opt/veilpod
+RUN python3 -m compileall -q /opt/veilpod/src
 USER 65532:65532
 ENTRYPOINT ["python3", "-m", "veilpod.store"]
 
@@ -52,15 +52,17 @@ COPY --from=libraries /opt/veilpod/lib /opt/veilpod/lib
 COPY --from=libraries /opt/veilpod/pyvenv.cfg /opt/veilpod/
 COPY --from=launcher /src/launch /opt/veilpod/bin/launch
 COPY operator/veilpod/agent /opt/veilpod/src/veilpod/agent
-RUN python3 -m compileall -q /opt/veilpod
+RUN python3 -m compileall -q /opt/veilpod/src
 USER 65532:65532
 ENTRYPOINT ["python3", "-m", "veilpod.agent"]
 
 FROM common AS operator
+# kopf asks who it runs as, and the image's user database knows no 65532.
+ENV USER=veilpod
 COPY --from=operator-libraries /opt/veilpod/bin /opt/veilpod/bin
 COPY --from=operator-libraries /opt/veilpod/lib /opt/veilpod/lib
 COPY --from=operator-libraries /opt/veilpod/pyvenv.cfg /opt/veilpod/
 COPY operator/veilpod /opt/veilpod/src/veilpod
-RUN python3 -m compileall -q /opt/veilpod
+RUN python3 -m compileall -q /opt/veilpod/src
 USER 65532:65532
 ENTRYPOINT ["python3", "-m", "veilpod.control"]
