@@ -113,7 +113,7 @@ def parse(items: Iterable[Mapping[str, Any]]) -> tuple[Condition, ...]:
 
 
 def merge(existing: Sequence[Condition], claims: Claims, *, now: float, generation: int) -> tuple[Condition, ...]:
-    """Apply claims. Types without a claim stay as they were; sticky ones that are True stay True."""
+    """Apply claims. Types without a claim stay as they were; sticky ones that are True stay True; the law of the CRDs holds."""
     by_type = {condition.type: condition for condition in existing}
     stamp = datetime.datetime.fromtimestamp(int(now), datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     for kind, claim in claims.items():
@@ -129,7 +129,21 @@ def merge(existing: Sequence[Condition], claims: Claims, *, now: float, generati
             since=old.since if old and same else stamp,
             generation=generation,
         )
+    _keep_lawful(by_type, {condition.type: condition for condition in existing})
     return tuple(by_type[kind] for kind in Type if kind in by_type)
+
+
+def _keep_lawful(by_type: dict[Type, Condition], before: Mapping[Type, Condition]) -> None:
+    """Hold back what may become True only together with something else that is not (yet) observed to be."""
+    needs = ((Type.KEY_PUBLISHED, (Type.NETWORK_ISOLATED, Type.HOST_ACCESS_DENIED)), (Type.SETTLED, (Type.SANDBOX_DESTROYED,)))
+    for kind, others in needs:
+        old, new = before.get(kind), by_type.get(kind)
+        if new is None or new.status is not Status.TRUE or (old and old.status is Status.TRUE):
+            continue
+        missing = [other for other in others if other in by_type and by_type[other].status is not Status.TRUE]
+        if missing:
+            held = dataclasses.replace(new, status=Status.UNKNOWN, reason="Waiting", message=f"{missing[0]} is not True")
+            by_type[kind] = dataclasses.replace(held, since=old.since) if old and old.status is Status.UNKNOWN else held
 
 
 def is_true(conditions: Iterable[Condition], kind: Type) -> bool:

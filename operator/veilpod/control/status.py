@@ -1,0 +1,115 @@
+"""Writing an object's status: once per reconciliation, only if something changed, with a log line and a metric for each change."""
+
+import asyncio
+import contextlib
+import datetime
+import logging
+from collections.abc import Awaitable, Mapping
+from typing import Any, TypeVar
+
+from veilpod.control.context import Context
+from veilpod.core.kinds import Kind
+from veilpod.core.task import conditions
+from veilpod.core.task.conditions import Condition, Status
+from veilpod.core.task.plan import Plan
+from veilpod.core.task.snapshot import Unknown
+from veilpod.errors import ChainUnavailable, ClusterUnavailable, PeerUnavailable, Transient
+
+log = logging.getLogger(__name__)
+FINALIZER = "veilpod.dev/settlement"
+T = TypeVar("T")
+
+
+async def seen(asking: Awaitable[T]) -> T | Unknown:
+    """Ask, and turn "nobody answered" into a value. Terminal errors are answers of another kind and pass."""
+    try:
+        return await asking
+    except ChainUnavailable:
+        return Unknown("ChainUnavailable")
+    except ClusterUnavailable:
+        return Unknown("ClusterUnavailable")
+    except PeerUnavailable:
+        return Unknown("PeerUnavailable")
+    except Transient:
+        return Unknown("Unavailable")
+
+
+async def write(context: Context, kind: Kind, body: Mapping[str, Any], plan: Plan, fields: Mapping[str, Any]) -> None:
+    """Merge a plan's claims and other fields into the status and patch it if it differs."""
+    metadata, old = body["metadata"], body.get("status") or {}
+    before = conditions.parse(old.get("conditions", ()))
+    generation = metadata.get("generation", 0)
+    after = conditions.merge(before, plan.claims, now=context.clock(), generation=generation)
+    new = {name: value for name, value in fields.items() if value is not None}
+    if plan.failure:
+        new["failure"] = {"stage": plan.failure.stage, "code": plan.failure.code}
+    new |= {"phase": conditions.phase(after), "observedGeneration": generation}
+    changed = {name: value for name, value in new.items() if old.get(name) != value}
+    if after != before:
+        changed["conditions"] = [condition.to_json() for condition in after]
+    if not changed:
+        return
+    await context.cluster.patch_status(kind, metadata["name"], changed, namespace=metadata["namespace"])
+    context.metrics.status_writes.labels(kind.name).inc()
+    _tell(context, kind, metadata, before, after)
+
+
+async def set_finalizer(context: Context, kind: Kind, body: Mapping[str, Any], *, present: bool) -> None:
+    """Add or remove our finalizer, if the object is still the one that was read."""
+    metadata = body["metadata"]
+    others = [name for name in metadata.get("finalizers", []) if name != FINALIZER]
+    wanted = [*others, FINALIZER] if present else others
+    if wanted == metadata.get("finalizers", []):
+        return
+    await context.cluster.set_finalizers(
+        kind,
+        metadata["name"],
+        wanted,
+        resource_version=metadata["resourceVersion"],
+        uid=metadata["uid"],
+        namespace=metadata["namespace"],
+    )
+
+
+def has_finalizer(body: Mapping[str, Any]) -> bool:
+    """Whether our finalizer holds an object."""
+    return FINALIZER in body["metadata"].get("finalizers", [])
+
+
+def is_deleting(body: Mapping[str, Any]) -> bool:
+    """Whether somebody asked for the object's deletion."""
+    return "deletionTimestamp" in body["metadata"]
+
+
+def _tell(context: Context, kind: Kind, metadata: Mapping[str, Any], before: tuple[Condition, ...], after: tuple[Condition, ...]) -> None:
+    known = {condition.type: condition for condition in before}
+    for condition in after:
+        old = known.get(condition.type)
+        if old and (old.status, old.reason) == (condition.status, condition.reason):
+            continue
+        context.metrics.conditions.labels(kind.name, condition.type, condition.status).inc()
+        log.info(
+            "condition.changed",
+            extra={
+                "kind": kind.name,
+                "object": metadata["name"],
+                "type": condition.type,
+                "status": condition.status,
+                "reason": condition.reason,
+            },
+        )
+        if condition.status is Status.TRUE and (not old or old.status is not Status.TRUE):
+            with contextlib.suppress(KeyError, ValueError):
+                created = datetime.datetime.fromisoformat(metadata["creationTimestamp"])
+                context.metrics.stage.labels(kind.name, condition.type).observe(max(context.clock() - created.timestamp(), 0))
+
+
+async def together(*asking: Awaitable[Any]) -> list[Any]:
+    """Ask several questions at once; the first error ends the others."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_coroutine(question)) for question in asking]
+    return [task.result() for task in tasks]
+
+
+async def _coroutine(asking: Awaitable[T]) -> T:
+    return await asking
