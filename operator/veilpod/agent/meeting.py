@@ -90,7 +90,8 @@ def collected(configuration: Configuration, offers: Sequence[Offer]) -> OffersCo
     """What the operator is asked to accept. The task key is the signing key of the server whose output is the result."""
     digests = tuple(offer.statement.digest for offer in offers)
     key = offers[configuration.spec.result.sender].statement.signing_key
-    return OffersCollected(key=key, statements=digests, statements_hash=statements_hash(digests))
+    signers = tuple(offer.statement.signing_key for offer in offers)
+    return OffersCollected(key=key, statements=digests, statements_hash=statements_hash(digests), signers=signers)
 
 
 def make_acceptance(

@@ -154,6 +154,7 @@ class OffersCollected:
     key: Address
     statements: tuple[bytes, ...]
     statements_hash: bytes
+    signers: tuple[Address, ...]  # the sandbox keys that the statements name: whose receipts count
 
     def document(self) -> dict[str, Any]:
         """The event's data."""
@@ -161,13 +162,20 @@ class OffersCollected:
             "key": to_hex(address_bytes(self.key)),
             "statements": [to_hex(digest) for digest in self.statements],
             "statementsHash": to_hex(self.statements_hash),
+            "signers": [to_hex(address_bytes(signer)) for signer in self.signers],
         }
 
 
 def parse_offers(value: Any) -> OffersCollected:
     """Read the event `offers`. Raises ProtocolViolation."""
     fields = Fields(value, what="offers", party=_AGENT)
-    offers = OffersCollected(key=fields.address("key"), statements=_digests(fields), statements_hash=fields.data("statementsHash", 32))
+    signers = fields.items("signers", maximum=MAX_SERVERS)
+    offers = OffersCollected(
+        key=fields.address("key"),
+        statements=_digests(fields),
+        statements_hash=fields.data("statementsHash", 32),
+        signers=tuple(Fields({"signer": signer}, what="offers", party=_AGENT).address("signer") for signer in signers),
+    )
     fields.done()
     return offers
 
