@@ -25,6 +25,7 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
     error CallAsGuardian();
     error CallAsRequester(address requester);
     error CallAsServer(address server);
+    error CallAsParticipant();
     error RequestsStopped();
     error TaskExists(bytes32 id);
     error RequestFirst(Phase phase);
@@ -182,7 +183,10 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
         if (key == address(0)) revert GiveKey();
         if (statements.length != t.servers) revert GiveStatementPerServer(t.servers);
         bytes32 statementsHash = keccak256(abi.encodePacked(statements));
-        _requireAllSigned(t, _digest(keccak256(abi.encode(SANDBOX_KEY_TYPEHASH, id, key, statementsHash))), signatures);
+        bytes32 digest = _digest(keccak256(abi.encode(SANDBOX_KEY_TYPEHASH, id, key, statementsHash)));
+        bool fromServer = _requireAllSigned(t, digest, signatures);
+        // The signatures do not cover the descriptors: a stranger who saw the transaction could send it first without them.
+        if (!fromServer && msg.sender != t.requester) revert CallAsParticipant();
 
         t.phase = Phase.Running;
         t.keyOrResult = bytes32(uint256(uint160(key)));
@@ -367,10 +371,16 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
         ) revert SpaceDeadlines(MIN_WINDOW);
     }
 
-    function _requireAllSigned(Task storage t, bytes32 digest, bytes calldata signatures) private view {
+    /// @return fromServer whether the caller is one of the servers.
+    function _requireAllSigned(Task storage t, bytes32 digest, bytes calldata signatures)
+        private
+        view
+        returns (bool fromServer)
+    {
         uint256 servers = t.servers;
         for (uint256 i; i < servers; ++i) {
             address server = registry.ownerOf(_idAt(t, i));
+            if (msg.sender == server) fromServer = true;
             uint256 from = i * Signatures.LENGTH;
             if (
                 signatures.length < from + Signatures.LENGTH

@@ -169,6 +169,7 @@ contract SchedulerGas is SchedulerBase {
         scheduler.assign(id, compute, stores);
         measured("assign 3");
         bytes memory signed = signatures();
+        vm.prank(REQUESTER);
         scheduler.publishKey(id, vm.addr(TASK_KEY), statements, signed, "descriptors");
         measured("publishKey 3");
         report(0);
@@ -191,6 +192,7 @@ contract SchedulerGas is SchedulerBase {
         scheduler.assign(id, compute, stores);
         measured("assign 1");
         bytes memory signed = signatures();
+        vm.prank(REQUESTER);
         scheduler.publishKey(id, vm.addr(TASK_KEY), statements, signed, "descriptors");
         measured("publishKey 1");
         complete(0);

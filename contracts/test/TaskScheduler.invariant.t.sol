@@ -50,7 +50,9 @@ contract SchedulerHandler is SchedulerBase {
     function publishKey(uint256 seed) external on(seed) {
         ITaskScheduler.TaskView memory t = scheduler.task(id);
         if (t.phase != ITaskScheduler.Phase.Assigned || t.stopping || t.reported != 0 || past(t.terms.keyBy)) return;
-        scheduler.publishKey(id, vm.addr(TASK_KEY), statements, signatures(), "");
+        bytes memory signed = signatures();
+        vm.prank(REQUESTER);
+        scheduler.publishKey(id, vm.addr(TASK_KEY), statements, signed, "");
     }
 
     function reportOne(uint256 seed, uint8 index) external on(seed) {

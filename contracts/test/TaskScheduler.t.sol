@@ -77,7 +77,9 @@ abstract contract SchedulerBase is Base {
 
     function runTask() internal {
         assignTask();
-        scheduler.publishKey(id, vm.addr(TASK_KEY), statements, signatures(), "descriptors");
+        bytes memory signed = signatures();
+        vm.prank(REQUESTER);
+        scheduler.publishKey(id, vm.addr(TASK_KEY), statements, signed, "descriptors");
     }
 
     function signatures() internal view returns (bytes memory all) {
@@ -375,22 +377,38 @@ contract PublishKeyTest is SchedulerBase {
     }
 
     function refused(bytes4 why, bytes memory signed) internal {
+        vm.prank(REQUESTER);
         vm.expectPartialRevert(why);
         scheduler.publishKey(id, vm.addr(TASK_KEY), statements, signed, "");
     }
 
-    function test_with_every_signature_anybody_publishes_the_key() public {
+    function test_with_every_signature_the_requester_publishes_the_key() public {
         bytes memory signed = signatures();
         vm.expectEmit();
         emit ITaskScheduler.KeyPublished(id, vm.addr(TASK_KEY), statements, "descriptors");
-        vm.prank(STRANGER);
+        vm.prank(REQUESTER);
         scheduler.publishKey(id, vm.addr(TASK_KEY), statements, signed, "descriptors");
         assertPhase(ITaskScheduler.Phase.Running);
         vm.assertEq(scheduler.task(id).keyOrResult, bytes32(uint256(uint160(vm.addr(TASK_KEY)))), "key");
     }
 
+    function test_so_does_a_server() public {
+        bytes memory signed = signatures();
+        vm.prank(owners[1]);
+        scheduler.publishKey(id, vm.addr(TASK_KEY), statements, signed, "");
+        assertPhase(ITaskScheduler.Phase.Running);
+    }
+
+    function test_a_stranger_cannot_publish_first_and_drop_the_descriptors() public {
+        bytes memory signed = signatures();
+        vm.prank(STRANGER);
+        vm.expectPartialRevert(TaskScheduler.CallAsParticipant.selector);
+        scheduler.publishKey(id, vm.addr(TASK_KEY), statements, signed, "");
+    }
+
     function test_a_key_is_published_once() public {
         bytes memory signed = signatures();
+        vm.prank(REQUESTER);
         scheduler.publishKey(id, vm.addr(TASK_KEY), statements, signed, "");
         refused(TaskScheduler.AssignFirst.selector, signed);
     }
@@ -437,6 +455,7 @@ contract PublishKeyTest is SchedulerBase {
         vm.warp(terms.keyBy + 1);
         refused(TaskScheduler.DeadlinePassed.selector, signed);
         vm.warp(terms.keyBy);
+        vm.prank(REQUESTER);
         scheduler.publishKey(id, vm.addr(TASK_KEY), statements, signed, "");
     }
 
@@ -456,7 +475,9 @@ contract PublishKeyTest is SchedulerBase {
     function test_a_node_suspended_meanwhile_still_serves_its_task() public {
         vm.prank(GUARDIAN);
         registry.setSuspended(compute[0], true);
-        scheduler.publishKey(id, vm.addr(TASK_KEY), statements, signatures(), "");
+        bytes memory signed = signatures();
+        vm.prank(REQUESTER);
+        scheduler.publishKey(id, vm.addr(TASK_KEY), statements, signed, "");
         report(0);
         report(1);
         complete(2);
@@ -472,7 +493,9 @@ contract PublishKeyTest is SchedulerBase {
         id = scheduler.request{value: BUDGET}("contract", "spec", terms);
         scheduler.assign(id, compute, stores);
         vm.stopPrank();
-        scheduler.publishKey(id, vm.addr(TASK_KEY), statements, signatures(), "");
+        bytes memory signed = signatures();
+        vm.prank(REQUESTER);
+        scheduler.publishKey(id, vm.addr(TASK_KEY), statements, signed, "");
         assertPhase(ITaskScheduler.Phase.Running);
     }
 }

@@ -32,9 +32,10 @@ interface IChannelManager {
     function close(Id calldata id, State calldata state, bytes calldata signatureA, bytes calldata signatureB) external;
     /// Parties only. EIP-712 State(bytes32 channelId,uint56 version,uint80 balanceA,uint80 balanceB,bytes32 dataHash). Sequence 0 (the deposits) needs no signature.
     function challenge(Id calldata id, State calldata state, bytes calldata peerSignature) external;
-    /// Anyone with both signatures and a newer version. No clock extension.
+    /// Anyone with both signatures (a party's own may be empty) and a newer version. No clock extension. A challenger beaten by two or
+    /// more sequence numbers pays penaltyBps of the channel's total at `finalize`, at most what it has.
     function respond(Id calldata id, State calldata state, bytes calldata signatureA, bytes calldata signatureB) external;
-    function finalize(Id calldata id) external; // anyone, after the period
+    function finalize(Id calldata id) external; // anyone, after the deadline
     function channel(bytes32 channelId) external view returns (ChannelView memory);
     function channelId(Id calldata id) external pure returns (bytes32);
     function credit(address account, address asset) external view returns (uint256);

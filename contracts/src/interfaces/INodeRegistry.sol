@@ -40,16 +40,18 @@ interface INodeRegistry {
     event ResourceAdded(bytes32 indexed id, bytes32 indexed nameHash, address indexed owner, uint32 node, bytes32 digest, uint64 size, string name);
     event ResourceRevoked(bytes32 indexed id);
 
+    /// `proof` has 64 bytes. Roles that are dialled (STORAGE, RELAY, PROVIDER) need an endpoint of 1 to 64 bytes; COMPUTE needs a capacity, others have none.
     /// Role bits: USER 1, STORAGE 2, COMPUTE 4, RELAY 8, PROVIDER 16 (a requester's mailbox).
     function register(uint8 roles, uint32 capacity, bytes32 identityKey, bytes32 onionKey, string calldata endpoint, bytes calldata proof)
         external returns (uint32 id);
     function rotateKey(uint32 id, bytes32 onionKey, bytes calldata proof) external;
     function setEndpoint(uint32 id, string calldata endpoint) external;
     function setStatus(uint32 id, Status status) external;   // owner: Active, Draining, Offline, Retired
-    function setSuspended(uint32 id, bool suspended) external; // guardian only
+    function setSuspended(uint32 id, bool suspended) external; // guardian only; lifting leaves the node Offline
     function heartbeat(uint32 id) external;
 
-    /// The data owner is msg.sender; id = keccak256(abi.encode(owner, name)). The node must have the storage role.
+    /// The data owner is msg.sender; id = keccak256(abi.encode(owner, name)). The node must have the storage role. A revoked id may be
+    /// added anew (other content, other store).
     function addResource(uint32 node, string calldata name, bytes32 digest, uint64 size) external returns (bytes32 id);
     function revokeResource(bytes32 id) external;
 

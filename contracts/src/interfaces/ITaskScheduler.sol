@@ -8,7 +8,7 @@ interface ITaskScheduler {
 
     /// @param servers how many computing servers, 1..16.
     /// @param perServer what each is paid by `complete`. @param stake locked from each server's deposit by `assign`.
-    /// @param scheduleBy,keyBy,completeBy,reportBy unix seconds, strictly increasing: last moment for assign, publishKey, complete with all reports, complete with reports missing.
+    /// @param scheduleBy,keyBy,completeBy,reportBy unix seconds, at least 60 seconds apart: last moment for assign, publishKey, complete with all reports, complete with reports missing.
     struct Terms {
         uint8 servers;
         uint96 perServer;
@@ -49,11 +49,11 @@ interface ITaskScheduler {
     function request(bytes32 salt, bytes calldata spec, Terms calldata terms) external payable returns (bytes32 id);
     /// Requester only. Checks role, status, capacity and free stake of every node; refuses one node or one owner twice in `compute`.
     function assign(bytes32 id, uint32[] calldata compute, uint32[] calldata stores) external;
-    /// Anyone. signatures: 65 bytes (r,s,v) per compute server in order, over EIP-712 SandboxKey(bytes32 taskId,address key,bytes32 statementsHash), statementsHash = keccak256(abi.encodePacked(statements)).
+    /// The requester or an assigned server (the signatures do not cover the descriptors, so a stranger could drop them). signatures: 65 bytes (r,s,v) per compute server in order, over EIP-712 SandboxKey(bytes32 taskId,address key,bytes32 statementsHash), statementsHash = keccak256(abi.encodePacked(statements)).
     function publishKey(bytes32 id, address key, bytes32[] calldata statements, bytes calldata signatures, bytes calldata descriptors) external;
-    /// Server `index`, by its owner: its sandbox is gone. In Assigned or Running.
+    /// Server `index`, by its owner: its sandbox is gone (or was never made). In Assigned or Running. Frees its stake and its place at once.
     function report(bytes32 id, uint8 index) external;
-    /// Server `index`, by its owner (counts as its own report). signature by the task key over EIP-712 Result(bytes32 taskId,bytes32 resultHash). Pays, refunds the rest, unlocks stakes; after completeBy the servers that have not reported are not paid and their stakes go to the requester.
+    /// Server `index`, by its owner (counts as its own report). signature by the task key over EIP-712 Result(bytes32 taskId,bytes32 resultHash). Pays and refunds the rest; also while stopping. Before completeBy it is refused until all others reported; after completeBy the servers that have not reported are not paid and their stakes go to the requester.
     function complete(bytes32 id, uint8 index, bytes32 resultHash, bytes calldata signature) external;
     /// Requester. Requested: closes and refunds. Assigned, Running: sets `stopping`.
     function cancel(bytes32 id) external;
