@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one container. The exit codes are each part's own; 22 is a wrong argument."""
     options = _parser().parse_args(arguments)
     logs.configure(options.log_level)
+    hardening.end_on_sigterm()
     if options.part == "netguard":
         return netguard.run(
             allow=options.allow, canary=options.canary, seconds=options.timeout, evidence=options.evidence, termination_log=TERMINATION_LOG
@@ -48,6 +49,7 @@ def _run(options: argparse.Namespace) -> int:
     try:
         settings = _settings(options)
         log.info("agent.hardened", extra=hardening.harden())
+        hardening.check_runtime(options.runtime)
         hardening.be_born(settings.marker)
         asyncio.run(_serve(settings))
     except Refused as error:
@@ -102,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--control", default="0.0.0.0:7443", help="the operator's control stream")
     run.add_argument("--ready", default="0.0.0.0:7444", help="opens when the inputs are verified: the startup probe's port")
     run.add_argument("--operator-cert", type=base64.b64decode, required=True, help="the operator's control certificate, DER in base64")
+
+    run.add_argument("--runtime", default="", help="the pod's RuntimeClass, to be compared with the kernel that is found")
 
     sealing = parts.add_parser("seal", help="hold the pod until the agent is done")
     sealing.add_argument("--socket", type=pathlib.Path, default=Settings.__dataclass_fields__["seal_socket"].default)

@@ -25,7 +25,7 @@ class Settings:
     seal_socket: pathlib.Path = ROOT / "seal" / "agent.sock"
     marker: pathlib.Path = ROOT / "life" / "born"
     pod_uid: pathlib.Path = ROOT / "pod" / "uid"
-    launcher: pathlib.Path = pathlib.Path("/usr/local/lib/veilpod/launch")
+    launcher: pathlib.Path = pathlib.Path("/opt/veilpod/bin/launch")
     loopback: str = "127.0.0.1"  # where the program and the agent find each other
     netguard_seconds: float = 60.0
     probe_seconds: float = 1.0
