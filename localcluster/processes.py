@@ -56,6 +56,14 @@ def children(pid: int) -> list[int]:
         return []
 
 
+def name(pid: int) -> str:
+    """Return the name of a process's program, cut at 15 characters by the kernel; empty for a process that is gone."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def in_namespace(kind: str, identity: str) -> dict[int, int]:
     """Return inner pid -> host pid of all processes whose namespace of this kind is `identity` (the text of its /proc link)."""
     found = {}
