@@ -61,6 +61,8 @@ class Service:
                 group.create_task(self._seal.serve(), name="seal")
                 group.create_task(self._open_when_verified(), name="ready")
                 self._living = group.create_task(self.life.run(), name="life")
+                await self.control.listening.wait()
+                log.info("agent.listening")
         finally:
             await self._program.close()
             await self.life.close()
