@@ -6,12 +6,14 @@ keys die with its pod; the next pod is a new node and the old one is retired. Wh
 before the pod goes. Paper step 0 for onion routers, and what step 5 stands on.
 """
 
+import asyncio
 import base64
 import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from veilpod.control.context import Context
+from veilpod.control.directory import relay_directory
 from veilpod.control.relay_link import RelayLink
 from veilpod.control.role import Key
 from veilpod.core.entities import ChainEvent, Node, NodeStatus
@@ -19,17 +21,18 @@ from veilpod.core.entities import Role as NodeRole
 from veilpod.core.ids import NodeId
 from veilpod.core.kinds import DEPLOYMENTS, ONION_RELAYS, PODS, SERVICES
 from veilpod.core.onion import registration
-from veilpod.core.onion.directory import exit_endpoints, read_directory, spell_endpoint
+from veilpod.core.onion.directory import exit_endpoints, spell_endpoint
 from veilpod.core.onion.registration import Heartbeat, Move, Register, Retire, Rotate, Running, SetStatus, Step
 from veilpod.core.onion.relay_status import Claim, status_of
 from veilpod.core.task.manifest import to_bytes
-from veilpod.errors import PeerUnavailable, Refused
+from veilpod.errors import ChainUnavailable, PeerUnavailable, Refused
 from veilpod.kube import relay_manifests
 from veilpod.net.control_tls import control_certificate
 
 log = logging.getLogger(__name__)
 FINALIZER = "veilpod.dev/relay"
 _STEPS = 12
+_SHOWN_SECONDS = 0.5
 _SOON, _LATER = 3.0, 60.0
 
 
@@ -99,6 +102,10 @@ class RelayRole:
             silent = Claim(status="Unknown", reason="RelayUnavailable", message="the relay does not answer its operator")
             await self._report(relay, ready=silent)
             raise
+        except ChainUnavailable:
+            silent = Claim(status="Unknown", reason="ChainUnavailable", message="the chain did not answer")
+            await self._report(relay, registered=silent)
+            raise
         await self._report(relay, ready=_ready(running), registered=_registered(entry), entry=entry)
         return _LATER if entry is not None else _SOON
 
@@ -144,12 +151,18 @@ class RelayRole:
     async def _register(self, link: RelayLink, running: Running) -> Node | None:
         """Take the registry to where it should be. Returns the relay's node once it is there."""
         reader, writer = self._context.reader, self._context.writer
+        last: Step | None = None
         for _ in range(_STEPS):
             mine = registration.own_relays(await reader.directory(NodeRole.RELAY), writer.address)
             step = registration.next_step(mine, running, now=await reader.now())
             if step is None:
                 return registration.entry_of(mine, running)
+            if step == last:
+                # Done, but the reader does not show it yet; doing it again would register twice.
+                await asyncio.sleep(_SHOWN_SECONDS)
+                continue
             await self._do(step, link, running)
+            last = step
             log.info("relay.directory_changed", extra={"step": type(step).__name__})
         return None
 
@@ -181,13 +194,9 @@ class RelayRole:
         return await link.prove(running.onion_key, owner=owner, key_epoch=key_epoch, registry=chain.registry, chain_id=chain.chain_id)
 
     async def _inform(self, relay: dict[str, Any], link: RelayLink) -> None:
-        chain, reader = self._context.config.chain, self._context.reader
-        entries, refused = read_directory(await reader.directory(NodeRole.RELAY), registry=chain.registry, chain_id=chain.chain_id)
-        if refused:
-            log.warning("relay.bad_proofs", extra={"count": len(refused)})
         everywhere = relay["spec"].get("exit", {}).get("allow", "Registered") == "Registered"
-        services = await reader.directory(NodeRole.STORAGE | NodeRole.PROVIDER) if everywhere else ()
-        await link.inform(entries, exit_endpoints(services))
+        services = await self._context.reader.directory(NodeRole.STORAGE | NodeRole.PROVIDER) if everywhere else ()
+        await link.inform(await relay_directory(self._context), exit_endpoints(services))
 
     # --- the end
 

@@ -1,0 +1,345 @@
+"""The relay owner's role: a real relay and its real control stream, over a chain and a cluster in memory."""
+
+import asyncio
+import contextlib
+import copy
+import dataclasses
+import time
+
+import pytest
+from tests.support.onion import CHAIN_ID, REGISTRY
+from tests.support.worlds import NOW, MemoryChain, MemoryCluster
+
+from veilpod.control import config
+from veilpod.control.context import Context
+from veilpod.control.events import EventRecorder
+from veilpod.control.metrics import Metrics
+from veilpod.control.role import Key
+from veilpod.control.roles.relay import FINALIZER, RelayRole
+from veilpod.control.tasks import Tasks
+from veilpod.core.entities import ChainEvent, Node, NodeStatus, Role
+from veilpod.core.ids import NodeId
+from veilpod.core.keys import SigningKey, node_keys
+from veilpod.core.kinds import DEPLOYMENTS, ONION_RELAYS, PODS, SERVICES
+from veilpod.core.onion.directory import RelayEntry
+from veilpod.errors import ChainUnavailable, InvalidInput, PeerUnavailable, Refused
+from veilpod.kube import relay_manifests
+from veilpod.net.control import ControlServer, connect
+from veilpod.net.control_tls import control_certificate
+from veilpod.relay.commands import Commands
+from veilpod.relay.router import Relay
+
+OWNER = SigningKey(secret=b"\x51" * 32)
+CONTRACTS = dict.fromkeys(("registry", "scheduler", "channels"), REGISTRY)
+KEY = Key(kind="onionrelays", name="alpha")
+
+
+class Cluster(MemoryCluster):
+    """With server-side apply; a Service gets an address."""
+
+    async def apply(self, kind, body, *, namespace=None):
+        name = body["metadata"]["name"]
+        fresh = copy.deepcopy(dict(body))
+        if kind is SERVICES:
+            fresh["spec"]["clusterIP"] = "10.96.0.7"
+        self.objects[kind.plural, name] = fresh
+        return self._touched(fresh)
+
+
+class Chain(MemoryChain):
+    """With what a relay's owner does."""
+
+    async def rotate_key(self, node, *, onion_key, proof):
+        old = self.nodes[node]
+        self.nodes[node] = dataclasses.replace(old, onion_key=onion_key, proof=proof, key_epoch=old.key_epoch + 1)
+
+    async def set_status(self, node, status):
+        self._up(None)
+        assert self.nodes[node].status is not NodeStatus.RETIRED
+        self.nodes[node] = dataclasses.replace(self.nodes[node], status=status)
+
+
+class World:
+    """What a test looks at. `pod` runs a relay as the cluster would."""
+
+    def __init__(self, tasks: Tasks) -> None:
+        self.cluster, self.chain = Cluster("relays"), Chain(OWNER.address)
+        self.ports: dict[str, int] = {}
+        self.context = Context(
+            config=config.parse(
+                {
+                    "namespace": "relays", "roles": ["relay"], "release": "north", "images": {"relay": "relay@sha256:00"},
+                    "chain": {"rpcUrl": "", "chainId": CHAIN_ID, "contracts": CONTRACTS},
+                    "stateDir": "/nowhere", "keyFile": "/nowhere",
+                }
+            ),
+            cluster=self.cluster,
+            reader=self.chain,
+            writer=self.chain,
+            key=OWNER,
+            node_keys=node_keys(OWNER),
+            clock=lambda: self.now,
+            connect=self._connect,
+            events=EventRecorder(self.cluster, instance="test", clock=time.time),
+            metrics=Metrics(),
+            tasks=tasks,
+            enqueue=lambda key: None,
+        )  # fmt: skip
+        self.now = float(NOW)
+        self.role = RelayRole(self.context)
+        self.groups = contextlib.AsyncExitStack()
+
+    def apply(self, **spec) -> None:
+        self.cluster.put(ONION_RELAYS, "alpha", spec={"port": 9001} | spec)
+
+    async def pod(self, number: int) -> Relay:
+        """The Deployment's pod: a relay with its control stream."""
+        for name in [name for plural, name in self.cluster.objects if plural == PODS.plural]:
+            del self.cluster.objects[PODS.plural, name]
+        relay = Relay()
+        server = ControlServer(control_certificate(self.context.node_keys.control), Commands(relay).handlers())
+        task = asyncio.get_running_loop().create_task(server.serve("127.0.0.1", 0))
+        self.groups.push_async_callback(_end, task)
+        await server.listening.wait()
+        address = f"10.1.0.{number}"
+        self.ports[address] = server.port
+        labels = relay_manifests.labels(release="north", relay="alpha")
+        self.cluster.put(PODS, f"alpha-{number}", metadata={"labels": labels}, status={"phase": "Running", "podIP": address})
+        return relay
+
+    async def _connect(self, host, port, *, pinned_tls_key=None):
+        assert port == relay_manifests.CONTROL_PORT
+        if host not in self.ports:
+            raise PeerUnavailable("nobody there")
+        return await connect("127.0.0.1", self.ports[host], key=self.context.node_keys.control, timeout=10, call_timeout=2)
+
+    @property
+    def status(self):
+        return self.cluster.objects["onionrelays", "alpha"].get("status", {})
+
+    def condition(self, kind: str) -> tuple[str, str]:
+        found = next(item for item in self.status["conditions"] if item["type"] == kind)
+        return found["status"], found["reason"]
+
+    def live(self) -> list[Node]:
+        return [node for node in self.chain.nodes.values() if node.status is not NodeStatus.RETIRED]
+
+
+async def _end(task: asyncio.Task) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+async def world():
+    async with Tasks() as tasks:
+        one = World(tasks)
+        try:
+            yield one
+        finally:
+            await one.role.stop()
+            await one.groups.aclose()
+
+
+async def test_a_relay_gets_its_pod_its_address_and_its_place_in_the_directory(world):
+    world.apply()
+    assert await world.role.reconcile(KEY) is not None
+    assert world.condition("Ready") == ("False", "PodPending")
+    assert {plural for plural, name in world.cluster.objects if name == "relay-alpha"} == {DEPLOYMENTS.plural, SERVICES.plural}
+    relay = await world.pod(1)
+    await world.role.reconcile(KEY)
+    (node,) = world.live()
+    entry = RelayEntry.from_node(node, registry=REGISTRY, chain_id=CHAIN_ID)  # its proof holds
+    assert (entry.host, entry.port, entry.identity_key) == ("10.96.0.7", 9001, relay.keys.identity_public)
+    assert world.condition("Ready") == ("True", "Serving")
+    assert world.condition("Registered") == ("True", "Listed")
+    assert (world.status["phase"], world.status["nodeId"], world.status["keyEpoch"]) == ("Serving", node.id, 1)
+    assert "10." not in str(world.status)  # no place in a status
+
+
+async def test_a_second_look_changes_nothing(world):
+    world.apply()
+    await world.pod(1)
+    await world.role.reconcile(KEY)
+    nodes, status = dict(world.chain.nodes), copy.deepcopy(world.status)
+    world.now += 30
+    await world.role.reconcile(KEY)
+    assert (world.chain.nodes, world.status) == (nodes, status)
+
+
+async def test_a_new_pod_is_a_new_node_and_the_old_one_is_retired(world):
+    world.apply()
+    await world.pod(1)
+    await world.role.reconcile(KEY)
+    (old,) = world.live()
+    await world.pod(2)
+    await world.role.reconcile(KEY)
+    (new,) = world.live()
+    assert new.id != old.id
+    assert new.identity_key != old.identity_key
+    assert world.chain.nodes[old.id].status is NodeStatus.RETIRED
+    assert world.status["nodeId"] == new.id
+
+
+async def test_an_onion_key_of_a_day_ago_is_rotated_with_a_valid_proof(world):
+    world.apply()
+    relay = await world.pod(1)
+    await world.role.reconcile(KEY)
+    (before,) = world.live()
+    world.now += 25 * 3600
+    await world.role.reconcile(KEY)
+    (after,) = world.live()
+    assert (after.id, after.key_epoch) == (before.id, 2)
+    assert after.onion_key == relay.keys.newest.public != before.onion_key
+    RelayEntry.from_node(after, registry=REGISTRY, chain_id=CHAIN_ID)
+
+
+async def test_heartbeats_are_sent_when_they_are_due(world):
+    world.apply()
+    await world.pod(1)
+    await world.role.reconcile(KEY)
+    world.chain.time += 599
+    await world.role.reconcile(KEY)
+    assert world.live()[0].updated_at == NOW
+    world.chain.time += 1
+    await world.role.reconcile(KEY)
+    assert world.live()[0].updated_at == NOW + 600
+
+
+async def test_draining_is_told_to_the_relay_the_directory_and_the_status(world):
+    world.apply(draining=True)
+    relay = await world.pod(1)
+    await world.role.reconcile(KEY)
+    assert relay.draining
+    assert world.live()[0].status is NodeStatus.DRAINING
+    assert world.condition("Ready") == ("False", "Draining")
+    world.cluster.objects["onionrelays", "alpha"]["spec"]["draining"] = False
+    await world.role.reconcile(KEY)
+    assert not relay.draining
+    assert world.live()[0].status is NodeStatus.ACTIVE
+
+
+@pytest.mark.parametrize("allow", ["Registered", "None"])
+async def test_a_relay_exits_only_where_its_owner_allows(world, allow):
+    world.apply(exit={"allow": allow})
+    relay = await world.pod(1)
+    await world.chain.register(
+        roles=Role.STORAGE, capacity=0, identity_key=bytes(32), onion_key=bytes(32), endpoint="10.96.0.9:9101", proof=b""
+    )
+    await world.role.reconcile(KEY)
+    assert relay.policy.allows("10.96.0.9:9101") is (allow == "Registered")
+    for node in list(world.chain.nodes.values()):
+        if Role.STORAGE in node.roles:
+            await world.chain.set_status(node.id, NodeStatus.OFFLINE)
+    await world.role.reconcile(KEY)
+    assert not relay.policy.allows("10.96.0.9:9101")
+
+
+async def test_a_suspended_relay_is_told_as_such_and_left_alone(world):
+    world.apply()
+    await world.pod(1)
+    await world.role.reconcile(KEY)
+    await world.chain.set_status(world.live()[0].id, NodeStatus.SUSPENDED)
+    await world.role.reconcile(KEY)
+    assert world.condition("Registered") == ("False", "Suspended")
+    assert world.live()[0].status is NodeStatus.SUSPENDED
+
+
+async def test_a_chain_that_does_not_answer_is_unknown_and_not_absent(world):
+    world.apply()
+    await world.pod(1)
+    await world.role.reconcile(KEY)
+    world.chain.down = True
+    with pytest.raises(ChainUnavailable):
+        await world.role.reconcile(KEY)
+    assert world.condition("Registered") == ("Unknown", "ChainUnavailable")
+    assert world.condition("Ready") == ("True", "Serving")
+    world.chain.down = False
+    await world.role.reconcile(KEY)
+    assert world.condition("Registered") == ("True", "Listed")
+    assert len(world.chain.nodes) == 1
+
+
+async def test_a_relay_that_does_not_answer_is_unknown_and_keeps_its_node(world):
+    world.apply()
+    await world.pod(1)
+    await world.role.reconcile(KEY)
+    await world.pod(2)
+    world.ports.clear()
+    with pytest.raises(PeerUnavailable):
+        await world.role.reconcile(KEY)
+    assert world.condition("Ready") == ("Unknown", "RelayUnavailable")
+    assert len(world.live()) == 1
+
+
+async def test_a_deleted_relay_leaves_the_directory_before_it_goes(world):
+    world.apply()
+    await world.pod(1)
+    await world.role.reconcile(KEY)
+    assert world.cluster.objects["onionrelays", "alpha"]["metadata"]["finalizers"] == [FINALIZER]
+    world.cluster.ask_deletion(ONION_RELAYS, "alpha")
+    world.chain.down = True
+    with pytest.raises(ChainUnavailable):
+        await world.role.reconcile(KEY)
+    assert ("onionrelays", "alpha") in world.cluster.objects
+    world.chain.down = False
+    await world.role.reconcile(KEY)
+    assert world.live() == []
+    assert ("onionrelays", "alpha") not in world.cluster.objects
+    assert await world.role.reconcile(KEY) is None
+
+
+async def test_another_relay_of_the_same_owner_is_not_retired(world):
+    other = await world.chain.register(
+        roles=Role.RELAY, capacity=0, identity_key=b"o" * 32, onion_key=b"k" * 32, endpoint="10.96.0.8:9001", proof=b""
+    )
+    world.apply()
+    await world.pod(1)
+    await world.role.reconcile(KEY)
+    world.cluster.ask_deletion(ONION_RELAYS, "alpha")
+    await world.role.reconcile(KEY)
+    assert [node.id for node in world.live()] == [other]
+
+
+async def test_a_wrong_value_and_a_missing_image_are_refused_with_a_reason(world):
+    world.apply(bandwidth="fast")
+    with pytest.raises(InvalidInput):
+        await world.role.reconcile(KEY)
+    world.apply()
+    world.context.config.images.pop("relay")
+    with pytest.raises(Refused) as caught:
+        await world.role.reconcile(KEY)
+    assert caught.value.reason == "NoRelayImage"
+
+
+async def test_every_relay_is_looked_at_again_when_the_registry_changes(world):
+    world.apply()
+    world.cluster.put(ONION_RELAYS, "beta", spec={})
+    assert [key.name for key in await world.role.resync()] == ["alpha", "beta"]
+    event = ChainEvent(
+        contract="NodeRegistry", name="NodeStatus", subject=NodeId(1).to_bytes(4, "big"), args={}, block=1, transaction=bytes(32)
+    )
+    assert [key.name for key in world.role.interested(event)] == ["alpha", "beta"]
+    assert list(world.role.interested(dataclasses.replace(event, contract="TaskScheduler"))) == []
+
+
+def test_the_pod_is_restricted_and_holds_no_secret():
+    owner = {"metadata": {"name": "alpha", "namespace": "relays", "uid": "u"}}
+    body = relay_manifests.deployment(
+        owner, release="north", image="relay@sha256:00", port=9001, bandwidth=1, operator_cert="Y2VydA==", log_level="INFO"
+    )
+    pod = body["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["automountServiceAccountToken"] is False
+    assert "volumes" not in pod
+    assert "env" not in container
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
+    }  # fmt: skip
+    assert body["spec"]["selector"]["matchLabels"].items() <= body["spec"]["template"]["metadata"]["labels"].items()
+    service = relay_manifests.service(owner, release="north", port=9001)
+    assert [port["port"] for port in service["spec"]["ports"]] == [9001]  # neither control nor metrics
+    assert service["spec"]["selector"].items() <= body["spec"]["template"]["metadata"]["labels"].items()
+    assert service["metadata"]["ownerReferences"][0]["uid"] == "u"
