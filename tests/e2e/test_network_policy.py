@@ -113,6 +113,21 @@ def test_the_kubelet_reaches_a_pod_that_nobody_may_reach(world: World, base_imag
         world.cluster.kubectl("delete", "pod", "-n", "x", "late")
 
 
+def test_a_gvisor_pod_is_no_exception(world: World, base_image: str) -> None:
+    manifest = netpol_world.pod_manifest("x", "sandbox", base_image)
+    manifest["spec"]["runtimeClassName"] = "gvisor"
+    world.cluster.apply(manifest)
+    try:
+        world.cluster.kubectl("wait", "-n", "x", "--for=condition=Ready", "pod/sandbox", "--timeout=60s")
+        inside = (world.cluster.get("pod", "-n", "x", "sandbox")["status"]["podIP"], 80, "TCP")
+        for answer in (True, False):
+            world.expect_answer("x/sandbox", API_SERVER, answer)
+            world.expect_answer("y/a", inside, answer)
+            world.cluster.apply(DENY_ALL)
+    finally:
+        world.cluster.kubectl("delete", "pod", "-n", "x", "sandbox")
+
+
 def test_enforcement_can_be_switched_off_and_on(world: World) -> None:
     world.cluster.apply(DENY_ALL)
     closed = Case("deny", DENY_ALL, lambda probe: "x/" not in probe.source + probe.target)
