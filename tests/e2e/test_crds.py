@@ -3,10 +3,12 @@
 import copy
 import datetime
 import json
+import subprocess
 from typing import Any
 
 import pytest
 
+from localcluster import layout
 from tests.e2e.conftest import Cluster
 
 pytestmark = pytest.mark.e2e
@@ -373,7 +375,14 @@ def test_users_find_the_kinds_by_their_short_names_category_and_fields(make):
     assert "exact decimal strings" in cluster.kubectl("explain", "computetask.spec.payment")
 
 
-def test_the_chart_installed_its_classes_and_an_upgrade_keeps_them(cluster_release: Cluster):
-    classes = {item["metadata"]["name"]: item for item in cluster_release.get("sandboxclasses")["items"]}
-    assert {"standard", "sandboxed"} <= set(classes)
-    assert classes["standard"]["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "Helm"
+def test_an_upgrade_takes_over_the_classes_that_the_install_made(cluster_release: Cluster):
+    def classes() -> dict[str, str]:
+        return {item["metadata"]["name"]: item["metadata"]["uid"] for item in cluster_release.get("sandboxclasses")["items"]}
+
+    before = classes()
+    assert {"standard", "sandboxed"} <= set(before)
+    command = ["helm", "upgrade", "veilpod", str(layout.REPOSITORY / "helm" / "veilpod"), "--namespace", "veilpod-system"]
+    command += ["--set", "cluster.install=true"]
+    result = subprocess.run(command, env=cluster_release.environment, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    assert classes() == before
