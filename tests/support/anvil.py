@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from veilpod.chain import Addresses
+from veilpod.chain import Addresses, Chain
 from veilpod.chain.deploy import deploy
 from veilpod.core.keys import SigningKey, signing_key
 
@@ -124,6 +124,11 @@ async def eventually(condition: Any, timeout: float = 20.0) -> Any:
             if value:
                 return value
             await asyncio.sleep(0.02)
+
+
+async def caught_up(chain: Chain, node: Anvil) -> None:
+    """Wait until a connection has seen the node's newest block: what another connection did is then visible here."""
+    await eventually(lambda: chain.head_block >= int(node.rpc("eth_blockNumber"), 16))
 
 
 def _free_port() -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from veilpod.chain.rpc import Rpc
-from veilpod.errors import ChainUnavailable
+from veilpod.errors import ChainUnavailable, InvalidInput, VeilpodError
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ class Heads:
         self._changed = asyncio.Event()
         self._nudged = asyncio.Event()
         self._refreshing = asyncio.Lock()
+        self._failure: VeilpodError | None = None
         self.depth = depth
         self.reorgs = 0
 
@@ -77,9 +78,14 @@ class Heads:
 
     @property
     def confirmed(self) -> Header:
-        """The newest block that is `depth` deep (block 0 on a chain shorter than that)."""
-        if self._confirmed is None:
-            raise ChainUnavailable("no block was seen yet")
+        """The newest block that is `depth` deep (block 0 on a chain shorter than that).
+
+        Raises ChainUnavailable when the last look failed: what is cached for this block may be long out of date.
+        """
+        if isinstance(self._failure, InvalidInput):
+            raise InvalidInput(self._failure.reason, str(self._failure)) from self._failure
+        if self._confirmed is None or self._failure is not None:
+            raise ChainUnavailable("the newest block is not known") from self._failure
         return self._confirmed
 
     @property
@@ -88,19 +94,33 @@ class Heads:
         return self._clock() - self._seen_at
 
     async def refresh(self) -> bool:
-        """Look for a new head. True when there is one. Raises ChainUnavailable."""
+        """Look for a new head. True when there is one. Raises ChainUnavailable, or InvalidInput when this is not our chain any more."""
         async with self._refreshing:
-            latest = await header(self._rpc, "latest")
-            if latest is None:
-                raise ChainUnavailable("the node has no newest block")
-            if self._latest is not None and latest.hash == self._latest.hash:
-                return False
+            try:
+                changed = await self._look()
+            except VeilpodError as error:
+                self._failure = error
+                raise
+            self._failure = None
+            return changed
+
+    async def _look(self) -> bool:
+        latest = await header(self._rpc, "latest")
+        if latest is None:
+            raise ChainUnavailable("the node has no newest block")
+        if self._latest is not None and latest.hash == self._latest.hash:
+            return False
+        confirmed = await self._confirm(latest)
+        if self._confirmed is not None and not await self._follows(confirmed, self._confirmed):
+            # A replaced chain looks like a deep reorganisation at first: ask who this is before anything of it is believed.
+            await self._rpc.distrust()
             confirmed = await self._confirm(latest)
-            await self._notice_reorg(confirmed)
-            self._latest, self._confirmed, self._seen_at = latest, confirmed, self._clock()
-            changed, self._changed = self._changed, asyncio.Event()
-            changed.set()
-            return True
+            self.reorgs += 1
+            log.warning("chain.reorg", extra={"block": self._confirmed.number, "depth": self.depth})
+        self._latest, self._confirmed, self._seen_at = latest, confirmed, self._clock()
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+        return True
 
     async def wait_beyond(self, seen: Header) -> Header:
         """Wait until the newest block is another one than `seen`. Bounded by the caller."""
@@ -129,11 +149,8 @@ class Heads:
             raise ChainUnavailable("the node does not have the blocks below its head")
         return confirmed
 
-    async def _notice_reorg(self, confirmed: Header) -> None:
-        before = self._confirmed
-        if before is None or confirmed.hash == before.hash or confirmed.parent == before.hash:
-            return
+    async def _follows(self, confirmed: Header, before: Header) -> bool:
+        if confirmed.hash == before.hash or confirmed.parent == before.hash:
+            return True
         now = await header(self._rpc, before.number)
-        if now is None or now.hash != before.hash:
-            self.reorgs += 1
-            log.warning("chain.reorg", extra={"block": before.number, "depth": self.depth})
+        return now is not None and now.hash == before.hash

@@ -62,6 +62,11 @@ class Rpc:
         except RpcError as error:
             raise ChainUnavailable(f"the node refused {error}") from error
 
+    async def distrust(self) -> None:
+        """Check the node again now. Raises what the check raises."""
+        await self._drop(self._transport)
+        await self._ready()
+
     async def quantity(self, method: str, *params: Any) -> int:
         """Ask for a number."""
         answer = await self.ask(method, *params)

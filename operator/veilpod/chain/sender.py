@@ -112,6 +112,7 @@ class Sender:
         Raises ChainRejected with the custom error's name, Transient when the account lacks coin, ChainUnavailable when it is not
         settled in time: it may still be, so the same intent must be adopted before it is sent again.
         """
+        await self._heads.refresh()  # what the caller has just seen elsewhere may be younger than our last look
         await self.simulate(call)
         gas = await self._estimate(call)
         bid = await self._suggest()
@@ -123,7 +124,8 @@ class Sender:
     async def simulate(self, call: Call) -> None:
         """Ask the node what would happen now. Raises ChainRejected with the custom error's name."""
         try:
-            await self._rpc.call("eth_call", self._request(call), "latest")
+            # By hash: on a chain that was emptied under us a call to no contract would succeed, and the coin would be gone.
+            await self._rpc.call("eth_call", self._request(call), self._heads.latest.tag)
         except RpcError as error:
             raise self._refusal(call, error) from error
 
@@ -257,13 +259,14 @@ class Sender:
             outcome.set_exception(refusal)
 
     async def _why(self, entry: Pending, block: Header) -> ChainRejected:
-        """Replay a reverted transaction on the block before its own, which is close enough to name the error."""
+        """Replay a reverted transaction before its block, then after it: one of them is close enough to name the error."""
         request = {"from": self.address, "to": entry.to, "data": entry.data, "value": hex(entry.value)}
-        try:
-            await self._rpc.call("eth_call", request, hex(block.number - 1))
-        except RpcError as error:
-            name = contracts.error_name(error.data or b"")
-            return ChainRejected(_reason(name), f"{entry.purpose} was reverted in a block: {name or error.message}")
+        for number in (block.number - 1, block.number):
+            try:
+                await self._rpc.call("eth_call", request, hex(number))
+            except RpcError as error:
+                name = contracts.error_name(error.data or b"")
+                return ChainRejected(_reason(name), f"{entry.purpose} was reverted in a block: {name or error.message}")
         return ChainRejected("Reverted", f"{entry.purpose} was reverted in a block, and would not be any more")
 
     async def _settled(self, outcome: asyncio.Future[Receipt]) -> Receipt:

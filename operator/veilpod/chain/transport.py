@@ -45,20 +45,31 @@ def make(url: str, *, timeout: float) -> Transport:
 
 
 class _Http:
+    """web3's provider for the encoding, a session of our own for the wire.
+
+    The provider's session manager takes a lock of the whole process in a thread for each request. A call that is cancelled or times out
+    meanwhile leaves that lock taken, and no call of any provider in the process ever returns again. It also connects anew for each call.
+    """
+
     def __init__(self, url: str, timeout: float) -> None:
-        self._provider = AsyncHTTPProvider(
-            url, request_kwargs={"timeout": aiohttp.ClientTimeout(total=timeout)}, exception_retry_configuration=None
-        )
+        self._url = url
+        self._timeout = aiohttp.ClientTimeout(total=timeout)
+        self._provider = AsyncHTTPProvider(url)
+        self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
-        """Nothing to open: the session is made by the first request."""
+        self._session = aiohttp.ClientSession(timeout=self._timeout, headers=self._provider.get_request_headers(), raise_for_status=True)
 
     async def exchange(self, method: str, params: Sequence[Any]) -> Mapping[str, Any]:
-        answer = await self._provider.make_request(RPCEndpoint(method), params)
-        return cast(Mapping[str, Any], answer)
+        if self._session is None:
+            raise ConnectionError("the session is not open")
+        request = self._provider.encode_rpc_request(RPCEndpoint(method), params)
+        async with self._session.post(self._url, data=request) as answer:
+            return cast(Mapping[str, Any], self._provider.decode_rpc_response(await answer.read()))
 
     async def close(self) -> None:
-        await self._provider.disconnect()
+        if self._session is not None:
+            await self._session.close()
 
 
 class _WebSocket:
