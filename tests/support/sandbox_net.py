@@ -11,6 +11,7 @@ import hashlib
 import os
 import pathlib
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -29,7 +30,7 @@ from veilpod.core.fields import address_bytes
 from veilpod.core.grant import make_grant
 from veilpod.core.ids import NodeId, PodUid, ResourceId, ServerIndex, TaskId
 from veilpod.core.keys import SigningKey, checksum_address, node_keys
-from veilpod.core.meeting import ForStore, open_descriptor, parse_descriptors
+from veilpod.core.meeting import ForStore, descriptors_document, open_descriptor, parse_descriptors
 from veilpod.core.onion.directory import RelayEntry
 from veilpod.core.sealing import HybridPrivateKey, recipient_text
 from veilpod.core.statement import countersign, parse_statement, statement_nonce
@@ -136,6 +137,44 @@ def star(objects: Sequence[SealedObject], *, port: int, price: int = 1, compute:
     )
 
 
+# A program of two roles: sites send their data to the hub's port, the hub counts the bytes.
+HUB = """
+import pathlib, socket, sys
+address, port, _, out, _ = sys.argv[1:]
+server = socket.create_server((address, int(port)))
+total = 0
+for _ in range({sites}):
+    connection, _ = server.accept()
+    while data := connection.recv(65536):
+        total += len(data)
+    connection.sendall(b"thanks")
+    connection.close()
+pathlib.Path(out, "model.txt").write_text(str(total))
+print("the hub saw", total)
+"""
+
+SITE = """
+import pathlib, socket, sys, time
+address, port, inputs, out, _ = sys.argv[1:]
+data = pathlib.Path(inputs, "train", "data.csv").read_bytes()
+connection = socket.create_connection((address, int(port)))
+connection.sendall(data)
+connection.shutdown(socket.SHUT_WR)
+assert connection.recv(100) == b"thanks"
+"""
+
+
+def solo(*, compute: int = 60, max_size: int = 1 << 20) -> TaskSpec:
+    """One server, no input, no peer."""
+    one = star([], port=1, compute=compute)
+    return dataclasses.replace(
+        one,
+        roles=(TaskRole(name="hub", replicas=1, args=()),),
+        topology=Topology(type="None"),
+        result=dataclasses.replace(one.result, max_size=max_size),
+    )
+
+
 def compile_launcher(target: pathlib.Path) -> pathlib.Path:
     compiler = shutil.which("gcc")
     assert compiler is not None
@@ -172,6 +211,7 @@ class Sandbox:
             pod_uid=self.root / "uid",
             launcher=launcher,
             loopback=self.loopback,
+            netguard_seconds=1.5,
             probe_seconds=0.2,
             guard_seconds=0.2,
         )
@@ -249,7 +289,7 @@ class Sandbox:
     async def start_program(self, code: str) -> None:
         """The kubelet: wait for the startup probe, then start the program's container."""
         async with asyncio.timeout(30):
-            while not self.service.ready_port:
+            while not self.service.ready_port:  # noqa: ASYNC110 - a kubelet polls, too
                 await asyncio.sleep(0.02)
             _, writer = await asyncio.open_connection("127.0.0.1", self.service.ready_port)
             writer.close()
@@ -324,3 +364,60 @@ def terms(sandboxes: Sequence[Sandbox]) -> TaskTerms:
         max_size=spec.result.max_size,
         domain=DOMAIN,
     )
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.1.9", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+class World:
+    """Everything that stands before a task begins."""
+
+    def __init__(self, root: pathlib.Path, launcher: pathlib.Path) -> None:
+        self._root, self._launcher = root, launcher
+        self.relays: list[Relay] = []
+        self.stack = contextlib.AsyncExitStack()
+        self.sandboxes: list[Sandbox] = []
+        self.stores: list[stores.Linked] = []
+        self.publish = True
+        self.fence: netguards.Fence
+        self.mailbox: stores.Linked
+        self.published: Published
+
+    async def meet(self) -> None:
+        """Configure, offer, accept, publish: what operators and the chain do."""
+        owners = [sandbox.chain_key for sandbox in self.sandboxes]
+        await self.mailbox.link.announce_task(terms(self.sandboxes))
+        port = self.mailbox.service.listener.port
+        for sandbox in self.sandboxes:
+            await sandbox.link.call("configure", **sandbox.configuration(owners, self.mailbox.directory, port).document())
+        for sandbox in self.sandboxes:
+            await sandbox.until("ready")
+            await sandbox.make_offer()
+        for sandbox in self.sandboxes:
+            await sandbox.accept()
+        for sandbox in self.sandboxes:
+            await sandbox.until("accepted")
+        offers = await self.sandboxes[0].until("offers")
+        acceptances = await self.mailbox.link.acceptances(TASK)
+        self.published = Published(
+            key=checksum_address(from_hex(offers["key"])),
+            statements=tuple(from_hex(digest) for digest in offers["statements"]),
+            descriptors=descriptors_document(acceptances),
+        )
+        for sandbox in self.sandboxes if self.publish else []:
+            await sandbox.link.call("published", **self.published.document())
+
+    async def start(self, spec: TaskSpec) -> None:
+        """One sandbox for each server of the specification."""
+        for index in range(len(spec.servers)):
+            sandbox = Sandbox(index, self._root, launcher=self._launcher, spec=spec, guard=self.fence)
+            await self.stack.enter_async_context(sandbox.running())
+            self.sandboxes.append(sandbox)
+
+    async def deliver(self, objects: Sequence[SealedObject]) -> None:
+        """What the storage operators do, for every input at once."""
+        async with asyncio.TaskGroup() as group:
+            for number, (operator, item) in enumerate(zip(self.stores, objects, strict=False)):
+                group.create_task(deliver(operator, item, node=FIRST_STORE + number, index=number + 1, published=self.published))

@@ -1,140 +1,28 @@
 """A task from configuration to zeroisation: three agents, real relays, stores, mailbox and launchers, all on loopback."""
 
 import asyncio
-import contextlib
-import pathlib
-import socket
-from collections.abc import AsyncIterator
 
 import pytest
-from tests.support import netguards, sandbox_net, stores
-from tests.support.sandbox_net import DOMAIN, FIRST_STORE, REQUESTER, TASK, Sandbox, deliver, sealed_object, serve_object, star
+from tests.support.sandbox_net import DOMAIN, HUB, REQUESTER, SITE, TASK, World, free_port, sealed_object, serve_object, star
 
-from veilpod.core.agent_messages import Published, parse_sealed_result, parse_zeroised, verify_zeroised
-from veilpod.core.canonical import from_hex
-from veilpod.core.keys import checksum_address
-from veilpod.core.meeting import descriptors_document, verify_result
+from veilpod.core.agent_messages import parse_sealed_result, parse_zeroised, verify_zeroised
+from veilpod.core.meeting import verify_result
 from veilpod.core.result import open_result, result_hash, unpack
 from veilpod.core.statement import parse_statement
 from veilpod.errors import Refused
-from veilpod.net.onion import OnionProxy
-
-HUB = """
-import pathlib, socket, sys
-address, port, _, out, _ = sys.argv[1:]
-server = socket.create_server((address, int(port)))
-total = 0
-for _ in range({sites}):
-    connection, _ = server.accept()
-    while data := connection.recv(65536):
-        total += len(data)
-    connection.sendall(b"thanks")
-    connection.close()
-pathlib.Path(out, "model.txt").write_text(str(total))
-print("the hub saw", total)
-"""
-
-SITE = """
-import pathlib, socket, sys, time
-address, port, inputs, out, _ = sys.argv[1:]
-data = pathlib.Path(inputs, "train", "data.csv").read_bytes()
-connection = socket.create_connection((address, int(port)))
-connection.sendall(data)
-connection.shutdown(socket.SHUT_WR)
-assert connection.recv(100) == b"thanks"
-"""
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.1.9", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture(scope="session")
-def launcher(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    return sandbox_net.compile_launcher(tmp_path_factory.mktemp("launcher") / "launch")
-
-
-class World:
-    """Everything that stands before a task begins."""
-
-    def __init__(self) -> None:
-        self.stack = contextlib.AsyncExitStack()
-        self.sandboxes: list[Sandbox] = []
-        self.stores: list[stores.Linked] = []
-        self.fence: netguards.Fence
-        self.mailbox: stores.Linked
-        self.published: Published
-
-    async def meet(self) -> None:
-        """Configure, offer, accept, publish: what operators and the chain do."""
-        owners = [sandbox.chain_key for sandbox in self.sandboxes]
-        await self.mailbox.link.announce_task(sandbox_net.terms(self.sandboxes))
-        port = self.mailbox.service.listener.port
-        for sandbox in self.sandboxes:
-            await sandbox.link.call("configure", **sandbox.configuration(owners, self.mailbox.directory, port).document())
-        for sandbox in self.sandboxes:
-            await sandbox.until("ready")
-            await sandbox.make_offer()
-        for sandbox in self.sandboxes:
-            await sandbox.accept()
-        for sandbox in self.sandboxes:
-            await sandbox.until("accepted")
-        offers = await self.sandboxes[0].until("offers")
-        acceptances = await self.mailbox.link.acceptances(TASK)
-        self.published = Published(
-            key=checksum_address(from_hex(offers["key"])),
-            statements=tuple(from_hex(digest) for digest in offers["statements"]),
-            descriptors=descriptors_document(acceptances),
-        )
-        for sandbox in self.sandboxes:
-            await sandbox.link.call("published", **self.published.document())
-
-
-@pytest.fixture
-async def world(tmp_path: pathlib.Path) -> AsyncIterator[World]:
-    built = World()
-    async with built.stack as stack:
-        built.fence = stack.enter_context(netguards.fence())
-        relays, directory = await stack.enter_async_context(sandbox_net.relays())
-
-        def proxy(*, directory, hops, in_cluster):  # type: ignore[no-untyped-def]
-            return OnionProxy(directory=directory, hops=hops, in_cluster=in_cluster)
-
-        for name in ("mailbox", "north", "south"):
-            service = await stack.enter_async_context(stores.running(tmp_path / name, onion=proxy))
-            operator = await stack.enter_async_context(stores.linked(service, directory))
-            if name == "mailbox":
-                built.mailbox = operator
-                for relay in relays:
-                    relay.policy.replace([f"127.0.0.1:{service.listener.port}"])
-            else:
-                built.stores.append(operator)
-        yield built
-
-
-async def start(world: World, tmp_path: pathlib.Path, launcher: pathlib.Path, spec: sandbox_net.TaskSpec) -> None:
-    for index in range(len(spec.servers)):
-        sandbox = Sandbox(index, tmp_path, launcher=launcher, spec=spec, guard=world.fence)
-        await world.stack.enter_async_context(sandbox.running())
-        world.sandboxes.append(sandbox)
-
-
-async def test_a_task_of_a_hub_and_two_sites_from_birth_to_zeroisation(
-    world: World, tmp_path: pathlib.Path, launcher: pathlib.Path
-) -> None:
+async def test_a_task_of_a_hub_and_two_sites_from_birth_to_zeroisation(world: World) -> None:
     objects = [sealed_object("north", b"n" * 9_500_000), sealed_object("south", b"s" * 70_000)]
     spec = star(objects, port=free_port())
-    await start(world, tmp_path, launcher, spec)
+    await world.start(spec)
     for operator, item in zip(world.stores, objects, strict=True):
         await serve_object(operator.service, item)
     hub, *sites = world.sandboxes
 
     # Meet, receive.
     await world.meet()
-    async with asyncio.TaskGroup() as group:
-        for number, (operator, item) in enumerate(zip(world.stores, objects, strict=True)):
-            group.create_task(deliver(operator, item, node=FIRST_STORE + number, index=number + 1, published=world.published))
+    await world.deliver(objects)
     for site, item in zip(sites, objects, strict=True):
         await site.until("inputs", count=2)
         assert (site.root / "in" / "train" / "data.csv").read_bytes() == item.plain
