@@ -4,6 +4,7 @@ One exchange per connection, frames as everywhere (u32 length, canonical JSON), 
 
     {"put":"dataset","digest":"0x32","size":n}  -> {"ok":{"have":false}}, then n bytes -> {"ok":{"stored":true}}; have:true ends it at once
     {"get":"result","taskId":"0x32"}            -> {"ok":{"size":n,"digest":"0x32","signature":"0x65"}} and n bytes
+    {"get":"offers","taskId":"0x32"}            -> {"ok":{"offers":[…]}}: every server's statement with its signatures
     anything refused                            -> {"error":{"code","message"}}
 
 There is no login: what goes in is ciphertext that the operator announced by digest, what comes out is sealed to its recipient.
@@ -24,6 +25,7 @@ from veilpod.store.blobs import Blobs
 from veilpod.store.mailbox import Mailbox
 
 _REQUEST_LIMIT = 4096
+_ANSWER_LIMIT = 1 << 20
 _REQUEST_SECONDS = 30.0
 _SEND_SECONDS = 120.0  # for one piece
 _CONNECTIONS = 32
@@ -84,6 +86,9 @@ class UploadServer:
             await self._put(request, reader, writer)
         elif request.get("get") == "result":
             await self._get(request, writer)
+        elif request.get("get") == "offers":
+            task = TaskId(from_hex(request.get("taskId", ""), 32))
+            await _send(writer, {"ok": {"offers": [offer.document() for offer in self._mailbox.offers(task)]}})
         else:
             raise ProtocolViolation("UnknownRequest", "this port takes data sets and gives results", party="uploader")
 
@@ -114,6 +119,6 @@ class UploadServer:
 
 
 async def _send(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
-    writer.write(json_frame(message, limit=_REQUEST_LIMIT))
+    writer.write(json_frame(message, limit=_ANSWER_LIMIT))
     async with asyncio.timeout(_SEND_SECONDS):
         await writer.drain()

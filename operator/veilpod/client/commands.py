@@ -1,0 +1,225 @@
+"""The CLI's commands as functions: values in, an Answer out. They print nothing (but for a watch, through `show`) and never exit."""
+
+import dataclasses
+import datetime
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import yaml
+
+from veilpod.chain.deploy import deploy as deploy_contracts
+from veilpod.chain.rpc import Rpc
+from veilpod.client import chains, datasets, doctor, keyfiles, ladder, results
+from veilpod.client import status as statuses
+from veilpod.client.chains import ChainOptions
+from veilpod.client.kubectl import Kubectl
+from veilpod.core.canonical import from_hex, to_hex
+from veilpod.core.dataset_spec import resource_id
+from veilpod.core.entities import Role
+from veilpod.core.ids import Address, NodeId
+from veilpod.core.keys import checksum_address
+from veilpod.core.meeting import parse_offer
+from veilpod.core.task.manifest import to_wei
+from veilpod.errors import InvalidInput, ProtocolViolation
+
+_MARKS = {True: "✓", False: "✗", None: "·"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a command found: `value` for scripts, `lines` for people, `note` for stderr, `good` for the exit code."""
+
+    value: Any
+    lines: Sequence[str] = ()
+    note: str = ""
+    good: bool = True
+
+
+def new_key(kind: str, path: pathlib.Path) -> Answer:
+    """Make a key file."""
+    answer = _public(keyfiles.make(kind, path))
+    return dataclasses.replace(answer, note=f"{path} is secret and cannot be made again: keep a copy in a safe place")
+
+
+def show_key(path: pathlib.Path) -> Answer:
+    """Show the public parts of a key file."""
+    return _public(keyfiles.show(path))
+
+
+def seal(source: pathlib.Path, target: pathlib.Path, *, to: str, name: str, owner: str | None, custody: str) -> Answer:
+    """Seal a file and give the Dataset that offers it."""
+    sealed = datasets.seal(source, target, to=to, name=name)
+    manifest = datasets.manifest(sealed, owner=_address(owner) if owner else None, custody=custody)
+    value = {"digest": f"sha256:{sealed.digest.hex()}", "size": sealed.size, "manifest": manifest}
+    note = (
+        f"sealed into {target}: {sealed.size} bytes, sha256:{sealed.digest.hex()}; apply the Dataset, then `veilpod dataset put {target}`"
+    )
+    return Answer(value=value, lines=yaml.safe_dump(manifest, sort_keys=False).splitlines(), note=note)
+
+
+async def put(path: pathlib.Path, kubectl: Kubectl, *, release: str | None) -> Answer:
+    """Upload a sealed file."""
+    fresh = await datasets.put(path, kubectl, release=release)
+    return Answer(value={"stored": True, "new": fresh}, lines=["stored" if fresh else "the store has it already"])
+
+
+async def register(path: pathlib.Path, *, node: int, key: pathlib.Path, kubectl: Kubectl, chain: ChainOptions) -> Answer:
+    """Register a sealed file as its owner."""
+    sealed, signer = datasets.inspect(path), keyfiles.chain_key(key)
+    async with chains.opened(chain, kubectl, key=signer) as (_, link):
+        resource = await link.writer.add_resource(node=NodeId(node), name=sealed.name, digest=sealed.digest, size=sealed.size)
+    return Answer(value={"resource": to_hex(resource), "owner": signer.address}, lines=[f"{sealed.name} is registered: {to_hex(resource)}"])
+
+
+async def revoke(name: str, *, key: pathlib.Path, kubectl: Kubectl, chain: ChainOptions) -> Answer:
+    """Revoke a data set as its owner."""
+    signer = keyfiles.chain_key(key)
+    resource = resource_id(signer.address, name)
+    async with chains.opened(chain, kubectl, key=signer) as (_, link):
+        found = await link.reader.resource(resource)
+        if found is None:
+            raise InvalidInput("NotRegistered", f"{signer.address} has registered no data set {name}")
+        if not found.revoked:
+            await link.writer.revoke_resource(resource)
+    return Answer(value={"resource": to_hex(resource), "revoked": True}, lines=[f"{name} is revoked: no further grants"])
+
+
+async def status(name: str, kubectl: Kubectl, *, watch: bool, show: Callable[[str], None] | None) -> Answer:
+    """Say how far a task is; with `watch`, each change until it is over."""
+    body = await kubectl.get("computetasks.veilpod.dev", name)
+    if body is None:
+        raise InvalidInput("NotFound", f"there is no ComputeTask {name} in this namespace")
+    if watch and not statuses.done(body):
+        async for body in kubectl.watch("computetasks.veilpod.dev", name):
+            if show:
+                show("\n".join([*statuses.lines(body, now=_now()), ""]))
+            if statuses.done(body):
+                break
+        return Answer(value=body.get("status", {}), good=not _failed(body))
+    return Answer(value=body.get("status", {}), lines=statuses.lines(body, now=_now()), good=not _failed(body))
+
+
+async def result(name: str, *, key: pathlib.Path, directory: pathlib.Path, kubectl: Kubectl, chain: ChainOptions) -> Answer:
+    """Fetch, verify and write a result."""
+    verified = await results.fetch(name, kubectl, chain, keyfiles.result_key(key))
+    written = results.write(verified, directory)
+    lines = [f"verified result of {name}, task {to_hex(verified.task)}"]
+    lines += [f"  {_MARKS[step.holds]} {step.text}" for step in verified.checks]
+    for offer, steps in verified.servers:
+        lines += [f"  server {offer.statement.index}, tier {offer.statement.tier}"]
+        lines += [f"    {_MARKS[step.holds]} {step.text}" for step in steps]
+    lines += [f"wrote {len(written)} file{'' if len(written) == 1 else 's'}, the program's log and the statements to {directory}"]
+    value = {
+        "taskId": to_hex(verified.task),
+        "resultHash": to_hex(verified.result_hash),
+        "checks": [_step(step) for step in verified.checks],
+        "servers": [
+            {"index": int(o.statement.index), "tier": o.statement.tier, "steps": [_step(s) for s in ss]} for o, ss in verified.servers
+        ],
+        "files": [str(path) for path in written],
+    }
+    return Answer(value=value, lines=lines)
+
+
+def verify(path: pathlib.Path, *, server: str | None, digest: str | None) -> Answer:
+    """Check statements offline."""
+    try:
+        document = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InvalidInput("CannotRead", f"{path} is no JSON file with a statement and its signatures") from error
+    found, lines, good = [], [], True
+    for item in document if isinstance(document, list) else [document]:
+        offer = parse_offer(item, party="file")
+        steps = ladder.climb(offer, server=_address(server) if server else None, digest=from_hex(digest, 32) if digest else None)
+        good = good and ladder.sound(steps)
+        lines += [f"server {offer.statement.index}: statement {to_hex(offer.statement.digest)}"]
+        lines += [f"  {_MARKS[step.holds]} {step.text}" for step in steps]
+        found.append({"index": int(offer.statement.index), "digest": to_hex(offer.statement.digest), "steps": [_step(s) for s in steps]})
+    return Answer(value={"sound": good, "statements": found}, lines=lines, good=good)
+
+
+async def deploy(url: str, *, key: pathlib.Path, guardian: str | None) -> Answer:
+    """Deploy the contracts."""
+    signer = keyfiles.chain_key(key)
+    addresses = await deploy_contracts(url, signer, _address(guardian) if guardian else signer.address)
+    rpc = Rpc(url)
+    try:
+        chain_id = await rpc.quantity("eth_chainId")
+    finally:
+        await rpc.close()
+    value = addresses.to_json() | {"chainId": chain_id}
+    return Answer(value=value, lines=statuses.table([[str(name), str(item)] for name, item in value.items()]))
+
+
+async def deposit(amount: str, *, key: pathlib.Path, kubectl: Kubectl, chain: ChainOptions) -> Answer:
+    """Deposit stake."""
+    signer, wei = keyfiles.chain_key(key), to_wei(amount)
+    async with chains.opened(chain, kubectl, key=signer) as (_, link):
+        await link.writer.deposit_stake(wei)
+        free, locked = await link.reader.stake_of(signer.address)
+    value = {"account": signer.address, "free": str(free), "locked": str(locked)}
+    return Answer(value=value, lines=[f"{signer.address} has {free} wei of free stake, {locked} locked"])
+
+
+async def nodes(*, kubectl: Kubectl, chain: ChainOptions) -> Answer:
+    """List the directory."""
+    async with chains.opened(chain, kubectl) as (_, link):
+        found, now = await link.reader.directory(Role(31)), await link.reader.now()
+    value: list[dict[str, Any]] = [
+        {
+            "id": int(node.id),
+            "roles": [role.name for role in Role if role in node.roles],
+            "status": node.status.name,
+            "owner": node.owner,
+            "capacity": node.capacity,
+            "heartbeatAge": now - node.updated_at,
+            "endpoint": node.endpoint,
+        }
+        for node in found
+    ]
+    rows = [["ID", "ROLES", "STATUS", "OWNER", "CAPACITY", "HEARTBEAT", "ENDPOINT"]]
+    rows += [
+        [str(n["id"]), ",".join(n["roles"]), n["status"], n["owner"], str(n["capacity"]), f"{n['heartbeatAge']}s ago", n["endpoint"] or "-"]
+        for n in value
+    ]
+    return Answer(value=value, lines=statuses.table(rows))
+
+
+async def examine(kubectl: Kubectl, *, image: str | None, runtime_classes: Sequence[str]) -> Answer:
+    """Check a cluster."""
+    findings = await doctor.examine(kubectl, image=image, runtime_classes=runtime_classes)
+    rows = [["", "CHECK", "FOUND"], *[[item.mark, item.check, item.found] for item in findings]]
+    lines = statuses.table(rows)
+    remedies = [f"{item.check}: {item.remedy}" for item in findings if item.remedy and item.verdict != "pass"]
+    failed = any(item.verdict == "fail" for item in findings)
+    verdict = "this cluster cannot keep Veilpod's promises" if failed else "this cluster can keep Veilpod's promises"
+    if any(item.verdict == "skip" for item in findings) and not failed:
+        verdict += ", as far as it was checked"
+    lines += ["", *(["what to do:", *[f"  {text}" for text in remedies], ""] if remedies else []), verdict]
+    return Answer(value={"good": not failed, "findings": [item.document() for item in findings]}, lines=lines, good=not failed)
+
+
+def _public(parts: keyfiles.PublicParts) -> Answer:
+    value = {name: item for name, item in dataclasses.asdict(parts).items() if item}
+    return Answer(value=value, lines=[f"{name}: {item}" for name, item in value.items()])
+
+
+def _step(step: ladder.Step) -> dict[str, Any]:
+    return {"holds": step.holds, "text": step.text}
+
+
+def _address(text: str) -> Address:
+    try:
+        return checksum_address(from_hex(text.lower(), 20))
+    except ProtocolViolation as error:
+        raise InvalidInput("InvalidAddress", f"an account is 0x and 40 hex digits, not {text[:50]!r}") from error
+
+
+def _failed(body: dict[str, Any]) -> bool:
+    return body.get("status", {}).get("phase") in ("Failed", "Failing")
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)

@@ -1,0 +1,31 @@
+"""What to do about a reason: one sentence for each stable code that a person can act on. Codes without one explain themselves."""
+
+FAILURES = {
+    "NetguardRefused": "a server's cluster does not enforce NetworkPolicy; its owner runs `veilpod doctor`",
+    "InputRefused": "a store or its policy refused an input: look at the Dataset's policy, digest and events at its owner",
+    "InputTimeout": "an input did not arrive: is its Dataset Ready, are there enough relays, is deadlines.inputs long enough?",
+    "MeetingTimeout": "the sandboxes did not all report in time: more relays, or a longer deadlines.inputs",
+    "StatementRefused": "a sandbox's statement did not match: apply the task again; if it repeats, leave that server out",
+    "ProgramFailed": "the program ended with an error: its log is sealed into the result (`veilpod result`) if there is one",
+    "ProgramTimeout": "the program needs more time: raise deadlines.compute",
+    "ResultTooLarge": "the result exceeds result.maxSize: raise it, or write less to /veilpod/out",
+    "DeliveryFailed": "the result could not be delivered: is the mailbox running and reachable by relays?",
+    "PeerLost": "a server lost its peer: apply the task again, or allow for it with a quorum",
+    "AgentRestarted": "a sandbox's agent crashed and its key died with it: apply the task again",
+    "SandboxLost": "a sandbox vanished (node failure or eviction): apply the task again",
+    "Cancelled": "the task was cancelled; what was not earned is refunded",
+    "DeadlineExceeded": "a phase outlived its deadline: the condition that is not True says which one",
+}
+REASONS = {
+    "NoCandidates": "not enough computing servers are Active with capacity and stake: `veilpod node list`",
+    "NoDiversePath": "circuits need relays of different owners: `veilpod node list`, or onion.relays: InCluster for tests",
+    "InsufficientFunds": "the release's account needs more coin for the budget, the deposits and gas",
+    "UnknownDataset": "no store lists a data set of this name: is its Dataset Ready?",
+    "ChainUnavailable": "the chain does not answer the operator: is chain.rpcUrl right, is the node up?",
+    "AwaitingUpload": "upload the sealed object: `veilpod dataset put FILE -n NAMESPACE`",
+}
+
+
+def remedy(code: str) -> str:
+    """What to do about a failure code or a condition's reason; empty when there is nothing to add."""
+    return FAILURES.get(code) or REASONS.get(code) or ""
