@@ -187,9 +187,8 @@ contract ChannelManager is IChannelManager, Domain, Lock {
         }
 
         uint32 deadline = uint32(block.timestamp + _challengePeriod(id));
-        words[cid] = Words.encode(
-            Phase.Disputed, byB ? Words.BY_B : 0, state.version, deadline, state.balanceA, state.balanceB
-        );
+        words[cid] =
+            Words.encode(Phase.Disputed, byB ? Words.BY_B : 0, state.version, deadline, state.balanceA, state.balanceB);
 
         emit Challenged(cid, msg.sender, state.version, deadline);
     }

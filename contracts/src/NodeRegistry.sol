@@ -190,7 +190,10 @@ contract NodeRegistry is INodeRegistry {
     //////////////////////////////////////////////////////////////*/
 
     /// @inheritdoc INodeRegistry
-    function addResource(uint32 nodeId, string calldata name, bytes32 digest, uint64 size) external returns (bytes32 id) {
+    function addResource(uint32 nodeId, string calldata name, bytes32 digest, uint64 size)
+        external
+        returns (bytes32 id)
+    {
         uint256 length = bytes(name).length;
         if (length == 0 || length > MAX_NAME) revert ChooseNameOfLength(1, MAX_NAME);
         if (size == 0 || size > type(uint56).max) revert ChooseSize();
@@ -206,12 +209,7 @@ contract NodeRegistry is INodeRegistry {
         else if (!r.revoked) revert RevokeResourceFirst(id);
 
         resources[id] = StoredResource({
-            owner: msg.sender,
-            node: nodeId,
-            size: uint56(size),
-            revoked: false,
-            digest: digest,
-            name: name
+            owner: msg.sender, node: nodeId, size: uint56(size), revoked: false, digest: digest, name: name
         });
 
         emit ResourceAdded(id, nameHash, msg.sender, nodeId, digest, size, name);
@@ -262,9 +260,8 @@ contract NodeRegistry is INodeRegistry {
     /// @inheritdoc INodeRegistry
     function resource(bytes32 id) external view returns (Resource memory) {
         StoredResource storage r = resources[id];
-        return Resource({
-            owner: r.owner, node: r.node, revoked: r.revoked, digest: r.digest, size: r.size, name: r.name
-        });
+        return
+            Resource({owner: r.owner, node: r.node, revoked: r.revoked, digest: r.digest, size: r.size, name: r.name});
     }
 
     /// @inheritdoc INodeRegistry

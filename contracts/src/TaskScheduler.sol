@@ -124,7 +124,12 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
     //////////////////////////////////////////////////////////////*/
 
     /// @inheritdoc ITaskScheduler
-    function request(bytes32 salt, bytes calldata spec, Terms calldata terms) external payable lock returns (bytes32 id) {
+    function request(bytes32 salt, bytes calldata spec, Terms calldata terms)
+        external
+        payable
+        lock
+        returns (bytes32 id)
+    {
         if (requestsStopped) revert RequestsStopped();
         _checkTerms(terms);
         id = keccak256(abi.encode(msg.sender, salt));

@@ -26,6 +26,7 @@ interface Vm {
     function envOr(string calldata name, bool fallback_) external view returns (bool);
     function readFile(string calldata path) external view returns (string memory);
     function parseJsonBytes(string calldata json, string calldata key) external pure returns (bytes memory);
+    function snapshotValue(string calldata group, string calldata name, uint256 value) external;
     function snapshotGasLastCall(string calldata group, string calldata name) external returns (uint256);
 }
 
@@ -45,7 +46,10 @@ abstract contract Base {
         keccak256("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)");
     uint256 private constant ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141;
 
-    function create(string memory name, bytes memory built, bytes memory arguments) internal returns (address deployed) {
+    function create(string memory name, bytes memory built, bytes memory arguments)
+        internal
+        returns (address deployed)
+    {
         bytes memory code = bytes.concat(vm.envOr("VEILPOD_SHIPPED", false) ? shipped(name) : built, arguments);
         assembly {
             deployed := create(0, add(code, 0x20), mload(code))
@@ -59,9 +63,8 @@ abstract contract Base {
     }
 
     function digest(address verifier, bytes32 structHash) internal view returns (bytes32) {
-        bytes32 domain = keccak256(
-            abi.encode(DOMAIN_TYPEHASH, keccak256("Veilpod"), keccak256("1"), block.chainid, verifier)
-        );
+        bytes32 domain =
+            keccak256(abi.encode(DOMAIN_TYPEHASH, keccak256("Veilpod"), keccak256("1"), block.chainid, verifier));
         return keccak256(abi.encodePacked(hex"1901", domain, structHash));
     }
 

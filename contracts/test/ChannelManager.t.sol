@@ -79,7 +79,11 @@ abstract contract ChannelBase is Base {
         return signAs("Close", key, s);
     }
 
-    function signAs(string memory kind, uint256 key, IChannelManager.State memory s) private view returns (bytes memory) {
+    function signAs(string memory kind, uint256 key, IChannelManager.State memory s)
+        private
+        view
+        returns (bytes memory)
+    {
         bytes32 typehash = keccak256(
             abi.encodePacked(
                 kind, "(bytes32 channelId,uint56 version,uint80 balanceA,uint80 balanceB,bytes32 dataHash)"
@@ -100,7 +104,10 @@ abstract contract ChannelBase is Base {
         return sign(key, digest(address(manager), hash));
     }
 
-    function assertChannel(IChannelManager.Phase phase, uint40 sequence, uint80 balanceA, uint80 balanceB) internal view {
+    function assertChannel(IChannelManager.Phase phase, uint40 sequence, uint80 balanceA, uint80 balanceB)
+        internal
+        view
+    {
         IChannelManager.ChannelView memory c = manager.channel(cid);
         vm.assertEq(uint256(c.phase), uint256(phase), "phase");
         vm.assertEq(c.sequence, sequence, "sequence");
@@ -710,7 +717,9 @@ contract DisputeTest is ChannelBase {
         assertPaid(TOTAL, 0);
     }
 
-    function test_every_dispute_conserves_the_total(uint80 first, uint80 second, uint40 lead, uint16 bps, bool byB) public {
+    function test_every_dispute_conserves_the_total(uint80 first, uint80 second, uint40 lead, uint16 bps, bool byB)
+        public
+    {
         use(terms(address(0), 99, PERIOD, bound(bps, 0, 10_000)));
         openChannel();
         uint256 before = a.balance + b.balance;

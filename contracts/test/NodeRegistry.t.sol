@@ -20,8 +20,7 @@ abstract contract RegistryBase is Base {
 
     function setUp() public virtual {
         vm.warp(1_800_000_000);
-        registry =
-            NodeRegistry(create("NodeRegistry", type(NodeRegistry).creationCode, abi.encode(GUARDIAN)));
+        registry = NodeRegistry(create("NodeRegistry", type(NodeRegistry).creationCode, abi.encode(GUARDIAN)));
     }
 
     function register(address owner, uint8 roles) internal returns (uint32 id) {
@@ -309,9 +308,7 @@ contract ResourceTest is RegistryBase {
     function test_a_resource_is_its_owners_and_lies_at_a_store() public {
         bytes32 expected = keccak256(abi.encode(OWNER, "wdbc-north"));
         vm.expectEmit();
-        emit INodeRegistry.ResourceAdded(
-            expected, keccak256("wdbc-north"), OWNER, store, "digest", 4096, "wdbc-north"
-        );
+        emit INodeRegistry.ResourceAdded(expected, keccak256("wdbc-north"), OWNER, store, "digest", 4096, "wdbc-north");
         bytes32 id = add(OWNER, "wdbc-north");
         vm.assertEq(id, expected, "id");
 

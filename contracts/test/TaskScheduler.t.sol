@@ -35,8 +35,7 @@ abstract contract SchedulerBase is Base {
     function setUp() public virtual {
         vm.warp(1_800_000_000);
         registry = NodeRegistry(create("NodeRegistry", type(NodeRegistry).creationCode, abi.encode(GUARDIAN)));
-        scheduler =
-            TaskScheduler(create("TaskScheduler", type(TaskScheduler).creationCode, abi.encode(registry)));
+        scheduler = TaskScheduler(create("TaskScheduler", type(TaskScheduler).creationCode, abi.encode(registry)));
         vm.deal(REQUESTER, 100 ether);
         for (uint256 i; i < SERVERS; ++i) {
             keys.push(0x5E00 + i);
@@ -90,8 +89,7 @@ abstract contract SchedulerBase is Base {
 
     function signKey(uint256 key) internal view returns (bytes memory) {
         bytes32 typehash = keccak256("SandboxKey(bytes32 taskId,address key,bytes32 statementsHash)");
-        bytes32 hash =
-            keccak256(abi.encode(typehash, id, vm.addr(TASK_KEY), keccak256(abi.encodePacked(statements))));
+        bytes32 hash = keccak256(abi.encode(typehash, id, vm.addr(TASK_KEY), keccak256(abi.encodePacked(statements))));
         return sign(key, digest(address(scheduler), hash));
     }
 
@@ -426,7 +424,9 @@ contract PublishKeyTest is SchedulerBase {
     }
 
     function test_signatures_are_in_the_order_of_the_servers() public {
-        refused(TaskScheduler.GetSignatureOf.selector, bytes.concat(signKey(keys[1]), signKey(keys[0]), signKey(keys[2])));
+        refused(
+            TaskScheduler.GetSignatureOf.selector, bytes.concat(signKey(keys[1]), signKey(keys[0]), signKey(keys[2]))
+        );
     }
 
     function test_a_malleable_signature_is_refused() public {

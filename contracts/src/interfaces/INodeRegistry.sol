@@ -4,7 +4,14 @@ pragma solidity ^0.8.30;
 /// @title The directory of everybody who serves: relays, stores, mailboxes, computing servers, and the data they hold.
 /// @notice Register contract and onion directory in one. Readers take whole pages only: a partial read leaks interest.
 interface INodeRegistry {
-    enum Status { None, Active, Draining, Offline, Suspended, Retired }
+    enum Status {
+        None,
+        Active,
+        Draining,
+        Offline,
+        Suspended,
+        Retired
+    }
 
     /// @param capacity sandboxes this node accepts at a time (compute), 0 otherwise.
     /// @param identityKey Ed25519, signs the proofs of possession. Never changes for a node.
@@ -28,7 +35,7 @@ interface INodeRegistry {
         uint32 node;
         bool revoked;
         bytes32 digest; // SHA-256 of the sealed (encrypted) object as it rests in the store
-        uint64 size;    // of the sealed object, bytes
+        uint64 size; // of the sealed object, bytes
         string name;
     }
 
@@ -37,16 +44,30 @@ interface INodeRegistry {
     event NodeKey(uint32 indexed id, uint32 indexed keyEpoch, bytes32 identityKey, bytes32 onionKey, bytes proof);
     event NodeStatus(uint32 indexed id, Status status);
     event NodeEndpoint(uint32 indexed id, string endpoint);
-    event ResourceAdded(bytes32 indexed id, bytes32 indexed nameHash, address indexed owner, uint32 node, bytes32 digest, uint64 size, string name);
+    event ResourceAdded(
+        bytes32 indexed id,
+        bytes32 indexed nameHash,
+        address indexed owner,
+        uint32 node,
+        bytes32 digest,
+        uint64 size,
+        string name
+    );
     event ResourceRevoked(bytes32 indexed id);
 
     /// `proof` has 64 bytes. Roles that are dialled (STORAGE, RELAY, PROVIDER) need an endpoint of 1 to 64 bytes; COMPUTE needs a capacity, others have none.
     /// Role bits: USER 1, STORAGE 2, COMPUTE 4, RELAY 8, PROVIDER 16 (a requester's mailbox).
-    function register(uint8 roles, uint32 capacity, bytes32 identityKey, bytes32 onionKey, string calldata endpoint, bytes calldata proof)
-        external returns (uint32 id);
+    function register(
+        uint8 roles,
+        uint32 capacity,
+        bytes32 identityKey,
+        bytes32 onionKey,
+        string calldata endpoint,
+        bytes calldata proof
+    ) external returns (uint32 id);
     function rotateKey(uint32 id, bytes32 onionKey, bytes calldata proof) external;
     function setEndpoint(uint32 id, string calldata endpoint) external;
-    function setStatus(uint32 id, Status status) external;   // owner: Active, Draining, Offline, Retired
+    function setStatus(uint32 id, Status status) external; // owner: Active, Draining, Offline, Retired
     function setSuspended(uint32 id, bool suspended) external; // guardian only; lifting leaves the node Offline
     function heartbeat(uint32 id) external;
 

@@ -4,7 +4,14 @@ pragma solidity ^0.8.30;
 /// @title Escrow and life cycle of a task: None -> Requested -> Assigned -> Running -> Completed | Closed.
 /// @notice Pays only when every computing server has reported its sandbox destroyed. The result hash overwrites the key, so invalidating the key cannot be forgotten.
 interface ITaskScheduler {
-    enum Phase { None, Requested, Assigned, Running, Completed, Closed }
+    enum Phase {
+        None,
+        Requested,
+        Assigned,
+        Running,
+        Completed,
+        Closed
+    }
 
     /// @param servers how many computing servers, 1..16.
     /// @param perServer what each is paid by `complete`. @param stake locked from each server's deposit by `assign`.
@@ -22,13 +29,13 @@ interface ITaskScheduler {
     struct TaskView {
         address requester;
         Phase phase;
-        bool stopping;      // the requester cancelled after assignment: servers tear down and report
-        uint16 reported;    // bit i: server i reported its sandbox destroyed (or never created)
+        bool stopping; // the requester cancelled after assignment: servers tear down and report
+        uint16 reported; // bit i: server i reported its sandbox destroyed (or never created)
         uint96 escrow;
         Terms terms;
-        bytes32 specHash;   // keccak256 of the canonical spec
+        bytes32 specHash; // keccak256 of the canonical spec
         bytes32 keyOrResult; // Running: the task key's address; Completed: the result hash; otherwise 0
-        uint32[] compute;   // node ids in the order of the spec's roles, flattened
+        uint32[] compute; // node ids in the order of the spec's roles, flattened
         uint32[] stores;
     }
 
@@ -50,7 +57,13 @@ interface ITaskScheduler {
     /// Requester only. Checks role, status, capacity and free stake of every node; refuses one node or one owner twice in `compute`.
     function assign(bytes32 id, uint32[] calldata compute, uint32[] calldata stores) external;
     /// The requester or an assigned server (the signatures do not cover the descriptors, so a stranger could drop them). signatures: 65 bytes (r,s,v) per compute server in order, over EIP-712 SandboxKey(bytes32 taskId,address key,bytes32 statementsHash), statementsHash = keccak256(abi.encodePacked(statements)).
-    function publishKey(bytes32 id, address key, bytes32[] calldata statements, bytes calldata signatures, bytes calldata descriptors) external;
+    function publishKey(
+        bytes32 id,
+        address key,
+        bytes32[] calldata statements,
+        bytes calldata signatures,
+        bytes calldata descriptors
+    ) external;
     /// Server `index`, by its owner: its sandbox is gone (or was never made). In Assigned or Running. Frees its stake and its place at once.
     function report(bytes32 id, uint8 index) external;
     /// Server `index`, by its owner (counts as its own report). signature by the task key over EIP-712 Result(bytes32 taskId,bytes32 resultHash). Pays and refunds the rest; also while stopping. Before completeBy it is refused until all others reported; after completeBy the servers that have not reported are not paid and their stakes go to the requester.

@@ -36,8 +36,7 @@ abstract contract Domain {
     }
 
     function _separator() private view returns (bytes32) {
-        return keccak256(
-            abi.encode(DOMAIN_TYPEHASH, keccak256("Veilpod"), keccak256("1"), block.chainid, address(this))
-        );
+        return
+            keccak256(abi.encode(DOMAIN_TYPEHASH, keccak256("Veilpod"), keccak256("1"), block.chainid, address(this)));
     }
 }

@@ -43,8 +43,7 @@ contract Wallet {
 
     function isValidSignature(bytes32 hash, bytes calldata signature) external view returns (bytes4) {
         require(signature.length == 65, "length");
-        address signer =
-            ecrecover(hash, uint8(signature[64]), bytes32(signature[0:32]), bytes32(signature[32:64]));
+        address signer = ecrecover(hash, uint8(signature[64]), bytes32(signature[0:32]), bytes32(signature[32:64]));
         return signer == owner ? this.isValidSignature.selector : bytes4(0xffffffff);
     }
 
