@@ -2,9 +2,9 @@ import asyncio
 import contextlib
 
 import pytest
-
 from tests.chain.test_task_life import register, request
 from tests.support.anvil import caught_up, eventually
+
 from veilpod.chain import follower as follower_module
 from veilpod.core.entities import Role, TaskPhase
 from veilpod.errors import ChainUnavailable

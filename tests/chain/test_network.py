@@ -1,10 +1,14 @@
+import asyncio
 import dataclasses
 import signal
 
 import pytest
+from tests.chain.test_task_life import register, request
+from tests.support.anvil import CHAIN_ID, account, caught_up, eventually, running, start
 
-from tests.support.anvil import CHAIN_ID, account, eventually, running, start
-from veilpod.chain import connect, rpc
+from veilpod.chain import connect, reader, rpc
+from veilpod.chain.contracts import contract
+from veilpod.core import identity
 from veilpod.core.entities import Role
 from veilpod.core.ids import Address, TaskId
 from veilpod.errors import ChainUnavailable, InvalidInput
@@ -110,8 +114,6 @@ async def test_an_emptied_chain_behind_the_same_url_is_noticed(anvil, open_chain
 
 
 async def test_everything_works_over_a_websocket(anvil, open_chain):
-    from tests.chain.test_task_life import register, request
-
     chain = await open_chain(1, url=anvil.ws_url)
     node = await register(chain, anvil.addresses, roles=Role.COMPUTE, capacity=1)
     spec, task = await request(chain, servers=1)
@@ -135,3 +137,35 @@ async def test_a_node_without_the_contracts_is_refused_before_anything_is_kept(t
         with pytest.raises(InvalidInput):
             await connect(empty.url, chain_id=CHAIN_ID, addresses=anvil.addresses, state_dir=tmp_path / "s")
         assert not (tmp_path / "s" / "chain.json").exists()
+
+
+async def test_calls_that_are_cancelled_block_nobody(anvil, open_chain):
+    chain = await open_chain(1)
+    for _ in range(5):
+        calls = [asyncio.ensure_future(chain.reader.balance(account(1).address)) for _ in range(30)]
+        await asyncio.sleep(0)
+        for call in calls[::2]:
+            call.cancel()
+        answers = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 5)
+        assert all(isinstance(answer, int) for answer in answers[1::2])
+
+
+async def test_a_name_that_is_no_text_is_listed_and_stops_nobody(anvil, open_chain):
+    chain = await open_chain(1)
+    node = await register(chain, anvil.addresses, roles=Role.RELAY, endpoint="127.0.0.1:1")
+    data = contract("NodeRegistry").functions["setEndpoint"].encode(node, "@@@@").replace(b"@@@@", b"\xff\xfe\xfd\xfc")
+    anvil.rpc("anvil_impersonateAccount", account(1).address)
+    anvil.rpc("eth_sendTransaction", {"from": account(1).address, "to": anvil.addresses.registry, "data": "0x" + data.hex()})
+    await caught_up(chain, anvil)
+    (found,) = await chain.reader.directory(Role.RELAY)
+    assert found.endpoint == "\ufffd" * 4
+
+
+async def test_a_directory_of_many_pages_is_read_whole(anvil, open_chain, monkeypatch):
+    monkeypatch.setattr(reader, "_PAGE", 2)
+    chain = await open_chain(1)
+    nodes = [await register(chain, anvil.addresses, roles=Role.RELAY, endpoint=f"127.0.0.1:{n}", seed=n) for n in range(1, 6)]
+    found = await chain.reader.directory(Role.RELAY)
+    assert [node.id for node in found] == nodes
+    for node in found:
+        identity.check_proof(node, registry=anvil.addresses.registry, chain_id=CHAIN_ID)

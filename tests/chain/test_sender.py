@@ -2,11 +2,13 @@ import asyncio
 import json
 
 import pytest
-
 from tests.chain.test_task_life import ETHER, register
 from tests.support.anvil import account, caught_up, eventually
+from tests.support.channels import TERMS
+
 from veilpod.chain import connection, sender
-from veilpod.core.entities import NodeStatus, Role
+from veilpod.core.channel.state import channel_id, order
+from veilpod.core.entities import ChannelPhase, NodeStatus, Role
 from veilpod.core.keys import SigningKey
 from veilpod.errors import ChainRejected, ChainUnavailable, Refused, Transient
 
@@ -259,10 +261,6 @@ async def test_a_nonce_that_somebody_else_took_is_noticed_and_the_call_can_be_re
 
 
 async def test_a_channel_opened_by_a_sender_who_died_is_opened_once(anvil, open_mine):
-    from tests.support.channels import TERMS
-    from veilpod.core.channel.state import channel_id, order
-    from veilpod.core.entities import ChannelPhase
-
     stop_mining(anvil)
     a, b = order(ME, SigningKey(secret=b"\x09" * 32).address)
     chain = await open_mine()

@@ -33,11 +33,15 @@ class Assignments:
     async def of(self, node: NodeId, block: Header, *, ended_after: int) -> Sequence[TaskId]:
         """Tasks of a node that have not ended by `block`, or ended after a time (unix seconds), oldest first."""
         await self._read_up_to(block)
-        found = []
-        for task, entry in self._tasks.items():
-            if node in entry.nodes and (entry.ended_in is None or await self._ended_at(entry) > ended_after):
-                found.append(task)
-        return tuple(found)
+        mine = {task: entry for task, entry in self._tasks.items() if node in entry.nodes}
+        alive = {task for task, entry in mine.items() if entry.ended_in is None}
+        ended = [(task, entry) for task, entry in mine.items() if entry.ended_in is not None]
+        # Newest first, until one is too old: a server has ended thousands, and each costs a question.
+        for task, entry in sorted(ended, key=lambda pair: pair[1].ended_in or 0, reverse=True):
+            if await self._ended_at(entry) <= ended_after:
+                break
+            alive.add(task)
+        return tuple(task for task in mine if task in alive)
 
     def _reset(self) -> None:
         self._reorgs = self._heads.reorgs

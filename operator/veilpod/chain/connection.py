@@ -60,7 +60,7 @@ class Chain:
 
     @property
     def head_block(self) -> int:
-        """Number of the newest block seen."""
+        """Number of the newest block seen. The metric of a dead RPC is its last number; `head_age` tells."""
         return self._heads.latest.number
 
     @property
@@ -101,6 +101,13 @@ class Chain:
     def start(self) -> None:
         """Start the loop that follows the head and looks after our transactions."""
         self._keeper = asyncio.create_task(self._keep(), name="chain.keeper")
+        self._keeper.add_done_callback(self._kept)
+
+    def _kept(self, keeper: "asyncio.Task[None]") -> None:
+        if not keeper.cancelled() and (error := keeper.exception()) is not None:
+            # A defect. The head grows old from here on and readiness fails; reads must not go on from the last block.
+            log.critical("chain.keeper_died", exc_info=error)
+            self._heads.give_up()
 
     async def _keep(self) -> None:
         looked_at = float("-inf")

@@ -122,6 +122,10 @@ class Heads:
         changed.set()
         return True
 
+    def give_up(self) -> None:
+        """Nobody looks any more: nothing is known from here on."""
+        self._failure = ChainUnavailable("the chain is not followed any more")
+
     async def wait_beyond(self, seen: Header) -> Header:
         """Wait until the newest block is another one than `seen`. Bounded by the caller."""
         while self.latest.hash == seen.hash:

@@ -33,13 +33,23 @@ Topics = Sequence[str | Sequence[str] | None]
 
 
 async def read_logs(
-    rpc: Rpc, addresses: contracts.Addresses, names: Sequence[str], topics: Topics, *, first: int, last: int
+    rpc: Rpc,
+    addresses: contracts.Addresses,
+    names: Sequence[str],
+    topics: Topics,
+    *,
+    first: int,
+    last: int,
+    newest_first: bool = False,
 ) -> AsyncIterator[Log]:
-    """Yield the logs of these contracts in blocks first..last (inclusive), oldest first."""
+    """Yield the logs of these contracts in blocks first..last (inclusive), oldest first unless told otherwise.
+
+    Whoever looks for one event asks for the newest first and stops when it is there: a chain is long, and what is asked for is recent.
+    """
     spelled = {addresses.of(name).lower(): name for name in names}
-    page, start = PAGE, first
-    while start <= last:
-        stop = min(last, start + page - 1)
+    page = PAGE
+    while first <= last:
+        start, stop = (max(first, last - page + 1), last) if newest_first else (first, min(last, first + page - 1))
         query = {"address": list(spelled), "topics": list(topics), "fromBlock": hex(start), "toBlock": hex(stop)}
         try:
             answer = await rpc.call("eth_getLogs", query)
@@ -48,14 +58,15 @@ async def read_logs(
                 raise ChainUnavailable(f"the node refused {error}") from error
             page = max(1, (stop - start + 1) // 2)
             continue
-        for entry in sorted((_parse(item, spelled) for item in answer), key=lambda log: (log.block, log.index)):
+        found = [_parse(item, spelled) for item in answer]
+        for entry in sorted(found, key=lambda log: (log.block, log.index), reverse=newest_first):
             if entry.name:
                 yield entry
-        start = stop + 1
+        first, last = (first, start - 1) if newest_first else (stop + 1, last)
 
 
 async def all_logs(rpc: Rpc, addresses: contracts.Addresses, names: Sequence[str], topics: Topics, *, first: int, last: int) -> list[Log]:
-    """Collect what `read_logs` yields."""
+    """Collect what `read_logs` yields, oldest first."""
     return [entry async for entry in read_logs(rpc, addresses, names, topics, first=first, last=last)]
 
 

@@ -51,8 +51,8 @@ class Reader:
         self._directory: tuple[str, tuple[Node, ...]] = ("", ())
         self._proofs: dict[tuple[NodeId, int], tuple[bytes, bytes]] = {}  # (node, epoch) -> (onion key, proof)
         self._tasks: dict[TaskId, tuple[str, ChainTask]] = {}
-        self._specs: dict[TaskId, bytes] = {}
-        self._published: dict[TaskId, logs.Log] = {}
+        # task -> (spec, KeyPublished, whether nothing can come any more)
+        self._events: dict[TaskId, tuple[bytes, logs.Log | None, bool]] = {}
 
     async def now(self) -> int:
         return self._heads.latest.timestamp
@@ -137,8 +137,7 @@ class Reader:
     def _block(self) -> Header:
         if self._reorgs != self._heads.reorgs:
             self._reorgs = self._heads.reorgs
-            self._specs.clear()
-            self._published.clear()
+            self._events.clear()
             self._proofs.clear()
         return self._heads.confirmed
 
@@ -177,8 +176,7 @@ class Reader:
     async def _join(self, block: Header, task: TaskId, view: Any) -> ChainTask:
         requester, phase, stopping, reported, escrow, terms, spec_hash, key_or_result, compute, stores = view
         phase = TaskPhase(phase)
-        await self._fetch_events(block, task, phase)
-        spec, published = self._specs.get(task, b""), self._published.get(task)
+        spec, published = await self._events_of(block, task, phase)
         if phase is not TaskPhase.NONE and keccak256(spec) != spec_hash:
             raise ChainUnavailable("the node does not have the event of a task that it has")
         if phase in (TaskPhase.RUNNING, TaskPhase.COMPLETED) and published is None:
@@ -203,22 +201,26 @@ class Reader:
             published_key=contracts.address(published.args["key"]) if published else None,
         )
 
-    async def _fetch_events(self, block: Header, task: TaskId, phase: TaskPhase) -> None:
+    async def _events_of(self, block: Header, task: TaskId, phase: TaskPhase) -> tuple[bytes, logs.Log | None]:
+        """A task's specification and its KeyPublished. What can still be published is looked for again."""
         if phase is TaskPhase.NONE:
-            return
-        wanted = []
-        if task not in self._specs:
-            wanted.append("Requested")
-        if task not in self._published and phase in (TaskPhase.RUNNING, TaskPhase.COMPLETED, TaskPhase.CLOSED):
-            wanted.append("KeyPublished")
-        if not wanted:
-            return
-        topics = [[logs.topic("TaskScheduler", name) for name in wanted], logs.indexed(task)]
-        for entry in await self._logs(block, "TaskScheduler", topics):
+            return b"", None
+        known = self._events.get(task)
+        if known is not None and (known[1] is not None or phase in (TaskPhase.REQUESTED, TaskPhase.ASSIGNED) or known[2]):
+            return known[0], known[1]
+        topics = [[logs.topic("TaskScheduler", name) for name in ("Requested", "KeyPublished")], logs.indexed(task)]
+        published = None
+        first = min(self._addresses.since, block.number)
+        async for entry in logs.read_logs(
+            self._rpc, self._addresses, ["TaskScheduler"], topics, first=first, last=block.number, newest_first=True
+        ):
             if entry.name == "Requested":
-                self._specs[task] = entry.args["spec"]
-            else:
-                self._published[task] = entry
+                if len(self._events) >= _SHORT_CACHE:
+                    self._events.clear()
+                self._events[task] = (entry.args["spec"], published, phase is TaskPhase.CLOSED)
+                return entry.args["spec"], published
+            published = entry
+        return b"", published
 
     async def _logs(self, block: Header, contract: str, topics: logs.Topics) -> list[logs.Log]:
         first = min(self._addresses.since, block.number)

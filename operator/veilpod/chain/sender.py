@@ -83,7 +83,8 @@ class Sender:
     def close(self) -> None:
         """Give the key's lock back. What is pending stays on disk and is taken up by the next sender."""
         for outcome in self._outcomes.values():
-            outcome.cancel()
+            if not outcome.done():
+                outcome.set_exception(ChainUnavailable("the connection to the chain is closed"))
         self._outbox.close()
 
     @contextlib.asynccontextmanager

@@ -61,7 +61,7 @@ class _Http:
         self._session = aiohttp.ClientSession(timeout=self._timeout, headers=self._provider.get_request_headers(), raise_for_status=True)
 
     async def exchange(self, method: str, params: Sequence[Any]) -> Mapping[str, Any]:
-        if self._session is None:
+        if self._session is None or self._session.closed:
             raise ConnectionError("the session is not open")
         request = self._provider.encode_rpc_request(RPCEndpoint(method), params)
         async with self._session.post(self._url, data=request) as answer:
