@@ -37,7 +37,7 @@ def run(kind: str, registry: str) -> int:
     with chain.reachable(where) as web3, pods.watched(where, namespaces, parties.WORK / "pods.jsonl"):
         first = web3.eth.block_number
         play.run_task(where, scene.references["tumour-model"])
-        play.read_result(where)
+        play.read_result(where, chain.url(web3))
         chain.wait_blocks(web3, 2)
         window = ledger.Ledger(web3=web3, contracts=scene.contracts, first=first, last=web3.eth.block_number)
         report = collect.report(where, window, play.TASK, scene.references)

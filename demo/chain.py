@@ -101,11 +101,15 @@ def deploy(cluster: Cluster, web3: Web3) -> dict[str, str]:
             return known
     key = WORK / "keys" / "deployer.key"
     key.write_text(DEPLOYER)
-    url = str(getattr(web3.provider, "endpoint_uri", ""))
-    answer = cluster.run("veilpod", "chain", "deploy", "--rpc", url, "--key", str(key), "--output", "json")
+    answer = cluster.run("veilpod", "chain", "deploy", "--rpc", url(web3), "--key", str(key), "--output", "json")
     addresses: dict[str, str] = json.loads(answer)
     file.write_text(json.dumps(addresses | {"genesis": genesis}, indent=1))
     return addresses
+
+
+def url(web3: Web3) -> str:
+    """Where this machine reaches the chain while the port-forward lasts."""
+    return str(getattr(web3.provider, "endpoint_uri", ""))
 
 
 def fund(web3: Web3) -> None:

@@ -34,7 +34,9 @@ def share_data(cluster: Cluster) -> None:
         with progress.step(f"{hospital.name} seals and stores its data"):
             plain, sealed = DATA / f"{hospital.name.removeprefix('hospital-')}.csv", DATA / f"{hospital.dataset}.sealed"
             custody = json.loads(cluster.run("veilpod", "keys", "show", str(hospital.key_file), "--output", "json"))["custody"]
-            manifest = cluster.run("veilpod", "dataset", "seal", str(plain), str(sealed), "--to", custody, "--name", hospital.dataset)
+            manifest = cluster.run(
+                "veilpod", "dataset", "seal", str(plain), str(sealed), "--to", custody, "--name", hospital.dataset, "--custody", "Store"
+            )
             cluster.kubectl("apply", "-n", hospital.name, "-f", "-", text=manifest)
             cluster.run("veilpod", "dataset", "put", str(sealed), "-n", hospital.name)
     for hospital in HOSPITALS:
@@ -92,10 +94,10 @@ def _show(lines: Iterator[str]) -> None:
         progress.say("  " + line.rstrip())
 
 
-def read_result(cluster: Cluster) -> pathlib.Path:
+def read_result(cluster: Cluster, rpc: str) -> pathlib.Path:
     """Fetch, decrypt, verify and unpack the result as its recipient would."""
     target = WORK / "result"
-    command = ["veilpod", "result", TASK, "-n", REQUESTER.name, "--key", str(RESULT_KEY), "-o", str(target)]
+    command = ["veilpod", "result", TASK, "-n", REQUESTER.name, "--key", str(RESULT_KEY), "-o", str(target), "--rpc", rpc]
     progress.say(f"\n$ {' '.join(command)}")
     progress.say(cluster.run(*command))
     return target
