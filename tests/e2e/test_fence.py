@@ -10,6 +10,10 @@ import pytest
 
 from localcluster import layout, waiting
 from tests.e2e.conftest import Cluster
+from tests.support.specs import star_spec
+from veilpod.core.ids import ServerIndex, TaskId
+from veilpod.core.sandbox_class import SandboxClass
+from veilpod.kube.sandbox_pod import Assignment, sandbox_pod
 
 pytestmark = pytest.mark.e2e
 
@@ -208,6 +212,25 @@ def test_who_keeps_the_fence_may_change_it(fenced: Cluster):
 
 
 # -- what a pod may be
+
+
+@pytest.mark.parametrize("sandbox_class", [SandboxClass(name="standard"), SandboxClass(name="sandboxed", runtime_class="gvisor")])
+def test_the_pods_that_the_operator_really_builds_are_sandboxes(fenced: Cluster, sandbox_class):
+    for index in range(3):
+        built = sandbox_pod(
+            name=f"built-{index}",
+            namespace=SANDBOXES,
+            release=RELEASE,
+            assignment=Assignment(name="ta-0", task=TaskId(bytes(32)), index=ServerIndex(index), incarnation=1),
+            spec=star_spec(),
+            sandbox_class=sandbox_class,
+            agent_image=IMAGE,
+            operator_cert=b"certificate",
+            relay_endpoints=["198.18.0.9:9001"],
+            canaries=["198.19.0.1:443"],
+            deadline_seconds=600,
+        )
+        fenced.kubectl("create", "--dry-run=server", "--filename=-", f"--as={OPERATOR}", stdin=json.dumps(built))
 
 
 def test_the_operator_makes_a_sandbox_and_nobody_else_does(fenced: Cluster):
