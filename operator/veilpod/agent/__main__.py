@@ -59,7 +59,17 @@ def _run(options: argparse.Namespace) -> int:
     except InvalidInput as error:
         print(f"veilpod.agent: {error}", file=sys.stderr)
         return netguard.EXIT_CODES["BadArguments"]
+    except Exception as error:  # noqa: BLE001 - a defect ends the sandbox; a traceback could carry data into the node's log
+        log.error("agent.defect", extra={"errors": sorted(_names(error))})
+        hardening.say_last_word(TERMINATION_LOG, "SandboxLost")
+        return 1
     return 0
+
+
+def _names(error: BaseException) -> set[str]:
+    if isinstance(error, BaseExceptionGroup):
+        return {name for inner in error.exceptions for name in _names(inner)}
+    return {type(error).__name__}
 
 
 async def _serve(settings: Settings) -> None:

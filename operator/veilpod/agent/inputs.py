@@ -146,7 +146,11 @@ class Inputs:
 
         # Everything is checked: open it.
         data_key = open_grant(grant, self._identity.encryption)
-        await asyncio.to_thread(_open_into, InputFile(self._root, item.path), pieces, data_key)
+        try:
+            await asyncio.to_thread(_open_into, self._root, item.path, pieces, data_key)
+        except OSError as error:
+            # A path below another input's file, or more plaintext than the volume may hold: the specification cannot be honoured.
+            raise Refused("InputRefused", "an input has no place in the sandbox's volume") from error
         self._missing.remove(item)
         self._verified += 1
         self._progress(self._received, self._verified)
@@ -204,8 +208,8 @@ async def _read_object(stream: Stream, item: Input) -> collections.deque[bytes]:
     return pieces
 
 
-def _open_into(file: InputFile, pieces: collections.deque[bytes], data_key: bytes) -> None:
-    opener = Opener(data_key)
+def _open_into(root: pathlib.Path, path: str, pieces: collections.deque[bytes], data_key: bytes) -> None:
+    opener, file = Opener(data_key), InputFile(root, path)
     try:
         while pieces:
             file.write(opener.feed(pieces.popleft()))

@@ -24,6 +24,7 @@ from veilpod.agent.told import Told
 from veilpod.core.agent_messages import Configuration, Exit, Failed, Flushed, Published
 from veilpod.core.ids import ServerIndex
 from veilpod.core.meeting import FAILURES, Descriptor, ForPeer, ForStore, Offer, make_note, open_descriptor, parse_descriptors
+from veilpod.core.task.spec import needed
 from veilpod.errors import ProtocolViolation, Refused, VeilpodError
 from veilpod.ports import Onion, RendezvousPoint
 
@@ -63,11 +64,12 @@ class Life:
         self.verified = asyncio.Event()  # the startup probe may pass
         self._onion: Onion | None = None
         self._mailbox: MailboxClient | None = None
+        self._lost_peers: list[ServerIndex] = []
         self._points: dict[meeting.Reader, RendezvousPoint] = {}
         self._group: asyncio.TaskGroup
 
     async def run(self) -> None:
-        """Live. Returns when there is nothing left to do but to be released; a failure is told and is a return, too."""
+        """Live until cancelled. A failure is told, and settled like a success."""
         async with asyncio.TaskGroup() as self._group:
             configuration = await self.configuration.wait()
             try:
@@ -79,13 +81,13 @@ class Life:
                 self.fail(_code(error, self.state.phase))
             await self._settle()
 
-    def fail(self, code: str) -> None:
+    def fail(self, code: str, *, peer: ServerIndex | None = None) -> None:
         """The task is lost for this sandbox. Its channels can still be settled."""
         if not self.state.going:
             return
         self._move(state.failed(self.state, code))
         log.warning("sandbox.failed", extra={"code": code, "phase": self.state.phase.name})
-        self._control.emit("failed", Failed(code=code).document())
+        self._control.emit("failed", Failed(code=code, peer=peer).document())
         if self.notes is not None:
             self.notes.put("Failed", code)
         self._program.stop()
@@ -269,8 +271,12 @@ class Life:
     def _lost(self, configuration: Configuration, peer: ServerIndex) -> None:
         if not self.state.going or self.state.phase >= Phase.RELEASED:
             return
-        self._control.emit("failed", Failed(code="PeerLost", fatal=False, peer=peer).document())
+        self._lost_peers.append(peer)
         log.warning("sandbox.peer_lost", extra={"peer": int(peer)})
+        if self.state.phase < Phase.EXITED and needed(configuration.spec, self._lost_peers):
+            self.fail("PeerLost", peer=peer)
+        else:
+            self._control.emit("failed", Failed(code="PeerLost", fatal=False, peer=peer).document())
 
     def _reach(self, phase: Phase) -> None:
         self._move(state.reached(self.state, phase))

@@ -76,6 +76,7 @@ class PeerLink:
 
     async def run(self) -> None:
         """Carry everything until both ends have left. Raises CircuitFailed or ProtocolViolation when the link is lost."""
+        lost: VeilpodError | None = None
         try:
             async with asyncio.TaskGroup() as self._group:
                 background = [
@@ -87,12 +88,13 @@ class PeerLink:
                 await self._say_goodbye()
                 for task in background:
                     task.cancel()
-        except* (VeilpodError, OSError, EOFError) as lost:
-            if not self._leaving.is_set():  # afterwards, a link that breaks has nothing more to lose
-                raise _first(lost) from lost
+        except* (VeilpodError, OSError, EOFError) as group:
+            lost = _first(group)
         finally:
             for writer in self._writers:
                 writer.transport.abort()
+        if lost is not None and not self._leaving.is_set():  # afterwards, a link that breaks has nothing more to lose
+            raise lost
 
     def finish(self) -> None:
         """Our program has ended: nothing more will be sent once its connections are drained."""

@@ -23,6 +23,7 @@ from tests.support.sandbox_net import (
 from veilpod.agent import seal
 from veilpod.core.ids import PodUid
 from veilpod.core.keys import SigningKey
+from veilpod.core.task.spec import Quorum
 from veilpod.errors import ProtocolViolation, Refused
 
 SLEEP = "import os, time; os.write(1, b'ready'); time.sleep(600)"
@@ -116,19 +117,24 @@ async def test_inputs_that_never_come_are_a_timeout(world: World) -> None:
     assert (await world.sandboxes[1].until("failed"))["code"] == "InputTimeout"
 
 
-async def test_a_peer_that_vanishes_is_told_and_is_not_the_end_of_the_others(world: World) -> None:
+@pytest.mark.parametrize("least", [1, 2])
+async def test_a_peer_that_vanishes_ends_the_task_only_if_too_few_are_left(world: World, least: int) -> None:
     objects = [sealed_object("north", b"n" * 1000), sealed_object("south", b"s" * 1000)]
-    await world.start(star(objects, port=free_port()))
+    await world.start(dataclasses.replace(star(objects, port=free_port()), quorum=Quorum(role="site", min=least)))
     for operator, item in zip(world.stores, objects, strict=True):
         await serve_object(operator.service, item)
     hub, lost, left = world.sandboxes
     await world.meet()
     await world.deliver(objects)
     await hub.start_program(HUB.format(sites=1))
+    await hub.until("started")
     for site in (lost, left):
         await site.until("inputs", count=2)
     await lost.link.call("zeroise")
-    assert await hub.until("failed") == {"code": "PeerLost", "fatal": False, "peer": 1}
+    assert await hub.until("failed") == {"code": "PeerLost", "fatal": least == 2, "peer": 1}
+    if least == 2:
+        assert (await hub.until("exited"))["how"] == "Stopped"
+        return
     await left.start_program(SITE)
     assert await hub.until("exited") == {"how": "Exited", "code": 0}
     await hub.until("delivered")
