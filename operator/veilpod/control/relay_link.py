@@ -15,6 +15,7 @@ from veilpod.ports import ControlLink
 
 _ROTATE_SECONDS = 24 * 3600.0
 _ROTATE_PERMILLE = 500  # of the replay cache
+_ROTATE_LEAST = 600.0  # each rotation is a transaction: who floods a relay with CREATEs must not spend its owner's money faster than this
 
 
 class RelayLink:
@@ -28,7 +29,8 @@ class RelayLink:
         """Tell the relay whether to drain and ask for its public keys; a new onion key when the present one is old or much used."""
         await self._call("drain", draining=draining)
         answer = await self._call("identity")
-        if now - self._key_since > _ROTATE_SECONDS or answer["replayPermille"] > _ROTATE_PERMILLE:
+        age = now - self._key_since
+        if age > _ROTATE_SECONDS or (answer["replayPermille"] > _ROTATE_PERMILLE and age > _ROTATE_LEAST):
             answer |= await self._call("rotate", replaces=answer["onionKey"])
             self._key_since = now
         return Running(

@@ -10,6 +10,7 @@ Rules of the wire are in core.onion; who the circuits are is the owner's busines
 
 import asyncio
 import collections
+import dataclasses
 import logging
 import random
 import sys
@@ -26,14 +27,24 @@ from veilpod.net.budget import Budget
 log = logging.getLogger(__name__)
 
 _BUFFER = 8 * LARGEST_CELL
+_STRANGERS_BUFFER = 2 * LARGEST_CELL  # what anybody may make us hold by connecting
 _HIGH_WATER = 4 * LARGEST_CELL
-_QUIET = 60.0  # seconds without a byte from the peer, or without it taking one of ours
-_IDLE = 120.0  # seconds without a circuit after which the dialling side closes
 _READY = 2  # a sender waits while more than this many cells of its circuit are queued
 _CIRCUIT_IDS = 1 << 31
 # From 3.12 on a transport keeps a view of what the socket did not take; ours would change under it.
 _COPY_ON_WRITE = sys.version_info >= (3, 12)
 _random = random.SystemRandom()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Seconds after which a link does something by itself."""
+
+    handshake: float = 10.0
+    quiet: float = 60.0  # nothing from the peer, or nothing taken by it: give it up
+    idle: float = 120.0  # no circuit: the dialling side closes
+    pad_least: float = 1.5
+    pad_most: float = 9.5
 
 
 class Sink(Protocol):
@@ -61,19 +72,19 @@ class LinkOwner(Protocol):
 class Link(asyncio.BufferedProtocol):
     """One TCP connection. `peer` is the other side's identity key once `opened` is done, None for an anonymous client."""
 
-    def __init__(self, owner: LinkOwner, shake: Initiator | Responder, *, budget: Budget, handshake_timeout: float = 10.0) -> None:
-        self._owner, self._shake, self._budget, self._handshake_timeout = owner, shake, budget, handshake_timeout
+    def __init__(self, owner: LinkOwner, shake: Initiator | Responder, *, budget: Budget, timing: Timing | None = None) -> None:
+        self._owner, self._shake, self._budget, self._timing = owner, shake, budget, timing or Timing()
         self.peer: bytes | None = shake.expected if isinstance(shake, Initiator) else None
         self.initiated = isinstance(shake, Initiator)
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.routes: dict[int, Sink] = {}
-        self.alive = self._refused = False
+        self.alive = self._refused = self._closing = False
         self.bytes_in = self.bytes_out = 0
         self._transport: asyncio.Transport
         self._send: LinkHalf
         self._receive: LinkHalf
-        self._buffer = memoryview(bytearray(_BUFFER))
+        self._buffer = memoryview(bytearray(max(HELLO, REPLY, FINAL)))
         self._start = self._end = 0
         self._need = REPLY if self.initiated else HELLO
         self._header: Header | None = None
@@ -93,7 +104,7 @@ class Link(asyncio.BufferedProtocol):
             transport.abort()
             return
         transport.set_write_buffer_limits(high=_HIGH_WATER)
-        self._timer = asyncio.get_running_loop().call_later(self._handshake_timeout, self._handshake_too_slow)
+        self._timer = asyncio.get_running_loop().call_later(self._timing.handshake, self._handshake_too_slow)
         if isinstance(self._shake, Initiator):
             transport.write(self._shake.hello)
 
@@ -203,11 +214,10 @@ class Link(asyncio.BufferedProtocol):
         self._refused = True
 
     def close(self) -> None:
-        """Close after what was written."""
-        if self.alive and not self._queues:
+        """Close once everything that was sent has gone. Who cannot wait for ever calls `abort` later."""
+        self._closing = True
+        if not self._queues:
             self._transport.close()
-        else:
-            self.abort()
 
     def abort(self) -> None:
         """Close now."""
@@ -231,6 +241,7 @@ class Link(asyncio.BufferedProtocol):
         else:
             self.peer, self._send, self._receive = self._shake.finish(message)
         self.alive = True
+        self._buffer = memoryview(bytearray(_STRANGERS_BUFFER if self.peer is None else _BUFFER))
         self._heard = self._moved = self._used = self._now()
         self._budget.join(self)
         self._owner.on_link_open(self)
@@ -304,6 +315,8 @@ class Link(asyncio.BufferedProtocol):
                 self._emit(cell, layered=parse_header(cell).command in LAYERED)
             if queue:
                 self._queues[circ_id] = queue
+        if self._closing and not self._queues:
+            self._transport.close()
         waiting, self._waiters = self._waiters, []
         for circ_id, waiter in waiting:
             if len(self._queues.get(circ_id, ())) > _READY and self.alive:
@@ -316,14 +329,14 @@ class Link(asyncio.BufferedProtocol):
         now = self._now()
         if self.routes:
             self._used = now
-        elif now - self._used > _IDLE and self.initiated and not self._queues:
+        elif now - self._used > self._timing.idle and self.initiated and not self._queues:
             self.close()
             return
-        if now - self._heard > _QUIET and self._transport.is_reading():
+        if now - self._heard > self._timing.quiet and self._transport.is_reading():
             self.abort()
-        elif self._blocked and now - self._moved > _QUIET:
+        elif self._blocked and now - self._moved > self._timing.quiet:
             log.warning("link.stalled")
             self.abort()
         elif not self._blocked and not self._queues:
             self.send_control(0, Command.PADDING, b"")
-        self._timer = asyncio.get_running_loop().call_later(_random.uniform(1.5, 9.5), self._tick)
+        self._timer = asyncio.get_running_loop().call_later(_random.uniform(self._timing.pad_least, self._timing.pad_most), self._tick)

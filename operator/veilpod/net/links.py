@@ -17,6 +17,7 @@ from veilpod.net.budget import Budget
 from veilpod.net.link import Link, LinkOwner
 
 log = logging.getLogger(__name__)
+_CLOSE_SECONDS = 5.0
 
 
 class LinkPool:
@@ -65,7 +66,7 @@ class LinkPool:
             link.close()
         for link in links:
             try:
-                async with asyncio.timeout(1.0):
+                async with asyncio.timeout(_CLOSE_SECONDS):
                     await asyncio.shield(link.closed)
             except TimeoutError:
                 link.abort()

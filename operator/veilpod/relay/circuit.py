@@ -38,6 +38,9 @@ class Router(Protocol):
     def leave_cookie(self, circuit: "RelayCircuit", cookie: bytes) -> bool: ...
     def take_cookie(self, cookie: bytes) -> "RelayCircuit | None": ...
     def exits(self, circuit: "RelayCircuit") -> Exits: ...
+    def scratch(self, cell_class: CellClass) -> memoryview:
+        """A cell to write a message in and send it before anybody else runs: one for all circuits."""
+
     def count(self, name: str) -> None: ...
     def gone(self, circuit: "RelayCircuit") -> None: ...
 
@@ -58,7 +61,6 @@ class RelayCircuit:
         self._router, self._keys = router, keys
         self._early_left = MAX_HOPS
         self._exits: Exits | None = None
-        self._cell = memoryview(bytearray(self.geometry.cell))
 
     # --- cells from the client's side
 
@@ -105,9 +107,9 @@ class RelayCircuit:
     def send_message(self, command: RelayCommand, data: bytes | memoryview, *, flags: int = 0, stream_id: int = 0) -> None:
         """Say something to the client as its last hop."""
         if not self.dead:
-            body = self._cell[HEADER:]
-            put_message(body[: self.geometry.plain(self.position)], command, data, flags=flags, stream_id=stream_id)
-            self.send_back(self._cell)
+            cell = self._router.scratch(self.cell_class)
+            put_message(cell[HEADER : HEADER + self.geometry.plain(self.position)], command, data, flags=flags, stream_id=stream_id)
+            self.send_back(cell)
 
     async def ready(self) -> None:
         """Wait while too much of this circuit is queued towards the client."""

@@ -8,13 +8,15 @@ from collections.abc import Callable
 class Limits:
     """Bounds of one relay process. Each refuses; none makes anybody wait without end."""
 
-    links: int = 4096
-    handshaking: int = 256
+    links: int = 1024
+    handshaking: int = 1024
     handshake_seconds: float = 10.0
+    circuits: int = 16384
     circuits_per_link: int = 1024  # an anonymous link; links between relays carry many clients
     circuits_per_relay_link: int = 16384
     creates_per_second: float = 50.0  # per anonymous link; relays get RELAY_FACTOR times as many
     create_burst: int = 200
+    all_creates_per_second: float = 1000.0
     extend_seconds: float = 12.0  # shorter than a client's wait, so that the client learns which link failed
     exit_seconds: float = 10.0
     exits: int = 4096

@@ -15,14 +15,14 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from veilpod.core.onion import ntor
 from veilpod.core.onion.cells import Command
 from veilpod.core.onion.directory import RelayEntry
-from veilpod.core.onion.geometry import MAX_HOPS
+from veilpod.core.onion.geometry import GEOMETRY, MAX_HOPS, CellClass
 from veilpod.core.onion.layers import HopKeys
 from veilpod.core.onion.link import Responder
 from veilpod.core.onion.messages import Create, DestroyReason, Handshake, pack_reply, parse_create
 from veilpod.core.onion.reports import Side
 from veilpod.errors import CircuitFailed, ProtocolViolation
 from veilpod.net.budget import Budget
-from veilpod.net.link import Link
+from veilpod.net.link import Link, Timing
 from veilpod.net.links import LinkPool
 from veilpod.relay.circuit import NextHop, RelayCircuit
 from veilpod.relay.exits import ExitPolicy, Exits
@@ -46,6 +46,9 @@ class Relay:
         self._directory: dict[int, RelayEntry] = {}
         self._cookies: dict[bytes, RelayCircuit] = {}
         self._buckets: dict[Link, Bucket] = {}
+        rate = self.limits.all_creates_per_second
+        self._all_creates = Bucket(rate=rate, burst=int(2 * rate), clock=asyncio.get_running_loop().time)
+        self._scratch = {kind: memoryview(bytearray(geometry.cell)) for kind, geometry in GEOMETRY.items()}
         self._budget = Budget(self.limits.queued_bytes, rate=self.limits.bandwidth)
         self._pool = LinkPool(self, identity=self.keys.identity, budget=self._budget)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -133,6 +136,9 @@ class Relay:
     def take_cookie(self, cookie: bytes) -> RelayCircuit | None:
         return self._cookies.pop(cookie, None)
 
+    def scratch(self, cell_class: CellClass) -> memoryview:
+        return self._scratch[cell_class]
+
     def exits(self, circuit: RelayCircuit) -> Exits:
         return Exits(
             circuit,
@@ -155,7 +161,7 @@ class Relay:
 
     def _accept(self) -> Link:
         shake = Responder(ephemeral=X25519PrivateKey.generate(), identity=self.keys.identity)
-        link = Link(self, shake, budget=self._budget, handshake_timeout=self.limits.handshake_seconds)
+        link = Link(self, shake, budget=self._budget, timing=Timing(handshake=self.limits.handshake_seconds))
         if self._handshaking >= self.limits.handshaking or len(self.links) >= self.limits.links:
             self.count("links_refused")
             link.refuse()
@@ -169,7 +175,9 @@ class Relay:
         limit = self.limits.circuits_per_relay_link if self._known(link) else self.limits.circuits_per_link
         if self.draining:
             return DestroyReason.DRAINING
-        if len(link.routes) >= limit or not self._buckets[link].take():
+        if len(link.routes) >= limit or len(self.circuits) >= self.limits.circuits:
+            return DestroyReason.RESOURCE
+        if not self._buckets[link].take() or not self._all_creates.take():
             return DestroyReason.RESOURCE
         if not 1 <= create.position <= MAX_HOPS or create.handshake is not Handshake.NTOR:
             return DestroyReason.PROTOCOL
