@@ -167,6 +167,10 @@ class RendezvousPoint(Protocol):
 class ControlLink(Protocol):
     """The operator's end of a control stream (docs/protocol/task.md)."""
 
+    @property
+    def tls_key(self) -> bytes:
+        """SHA-256 of the server's SPKI: whom we talk to, for as long as the link lives."""
+
     async def call(self, command: str, **args: Any) -> dict[str, Any]:
         """Send a command and wait for its answer. Raises PeerUnavailable, or Terminal with the server's code."""
 

@@ -34,8 +34,10 @@ async def seen(asking: Awaitable[T]) -> T | Unknown:
         return Unknown("Unavailable")
 
 
-async def write(context: Context, kind: Kind, body: Mapping[str, Any], plan: Plan, fields: Mapping[str, Any]) -> None:
-    """Merge a plan's claims and other fields into the status and patch it if it differs."""
+async def write(
+    context: Context, kind: Kind, body: Mapping[str, Any], plan: Plan, fields: Mapping[str, Any], *, phase: str | None = None
+) -> None:
+    """Merge a plan's claims and other fields into the status and patch it if it differs. The phase is computed unless given."""
     metadata, old = body["metadata"], body.get("status") or {}
     before = conditions.parse(old.get("conditions", ()))
     generation = metadata.get("generation", 0)
@@ -43,7 +45,7 @@ async def write(context: Context, kind: Kind, body: Mapping[str, Any], plan: Pla
     new = {name: value for name, value in fields.items() if value is not None}
     if plan.failure:
         new["failure"] = {"stage": plan.failure.stage, "code": plan.failure.code}
-    new |= {"phase": conditions.phase(after), "observedGeneration": generation}
+    new |= {"phase": phase or conditions.phase(after), "observedGeneration": generation}
     changed = {name: value for name, value in new.items() if old.get(name) != value}
     if after != before:
         changed["conditions"] = [condition.to_json() for condition in after]
@@ -105,11 +107,20 @@ def _tell(context: Context, kind: Kind, metadata: Mapping[str, Any], before: tup
 
 
 async def together(*asking: Awaitable[Any]) -> list[Any]:
-    """Ask several questions at once; the first error ends the others."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_coroutine(question)) for question in asking]
+    """Ask several questions at once. The first error ends the others and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_coroutine(question)) for question in asking]
+    except BaseExceptionGroup as errors:
+        raise _leaf(errors) from errors
     return [task.result() for task in tasks]
 
 
 async def _coroutine(asking: Awaitable[T]) -> T:
     return await asking
+
+
+def _leaf(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -33,6 +33,7 @@ OWN_KINDS = {kind.plural: kind for kind in (COMPUTE_TASKS, TASK_ASSIGNMENTS, STA
 
 PODS = Kind(group="", version="v1", plural="pods", name="Pod")
 SERVICES = Kind(group="", version="v1", plural="services", name="Service")
+NAMESPACES = Kind(group="", version="v1", plural="namespaces", name="Namespace", namespaced=False)
 CONFIG_MAPS = Kind(group="", version="v1", plural="configmaps", name="ConfigMap")
 DEPLOYMENTS = Kind(group="apps", version="v1", plural="deployments", name="Deployment")
 STATEFUL_SETS = Kind(group="apps", version="v1", plural="statefulsets", name="StatefulSet")

@@ -37,6 +37,7 @@ class Meeting:
 
     key: Address
     statements: tuple[bytes, ...]
+    signers: tuple[Address, ...] = ()  # the sandbox keys that the statements name, by index
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +53,6 @@ class SignedResult:
 class AgentSeen:
     """The agent's events of the current incarnation, folded."""
 
-    sequence: int = 0  # of the newest event folded in
     isolated: bool = False
     ready: bool = False
     meeting: Meeting | None = None
@@ -79,6 +79,7 @@ class Facts:
     agent: AgentSeen = AgentSeen()
     statement: bytes = b""  # digest of the statement that was countersigned: from then on the incarnation is fixed
     signer: str = ""  # address of the sandbox key that it names
+    tls_key: bytes = b""  # of the agent's end of the control stream, as the statement names it
     policies: bytes = b""  # hash of the fences that the statement attests
     offered: bool = False  # the agent has our countersignature
     accepted_key: bytes = b""  # digest of the SandboxKey that was signed: one per task, for ever
@@ -86,7 +87,8 @@ class Facts:
     ending_since: int = 0
     finals: bool = False  # final states (or the newest ones) and the result are on disk: destruction may begin
     released: bool = False
-    zeroised: str = ""  # "", "Acknowledged" or "Unreachable"
+    zeroised: str = ""  # "", "Acknowledged", "NoKeys" or "Unreachable"
+    zeroise_proof: bytes = b""  # the agent's signature under its own end
     destroyed: str = ""  # "", or how it is known: the reason of SandboxDestroyed
     failure: Failure | None = None
 
@@ -120,15 +122,18 @@ def parse_facts(document: Mapping[str, Any]) -> Facts:
         **simple,
         pods=tuple(PodRecord(**record) for record in document["pods"]),
         statement=from_hex(document["statement"]),
+        tls_key=from_hex(document["tls_key"]),
         policies=from_hex(document["policies"]),
+        zeroise_proof=from_hex(document["zeroise_proof"]),
         accepted_key=from_hex(document["accepted_key"]),
         failure=Failure(**failure) if failure else None,
         agent=AgentSeen(
             **agent,
             traffic=tuple((peer, sent, received) for peer, sent, received in traffic),
             meeting=Meeting(
-                key=checksum_address(from_hex(meeting["key"].lower(), 20)),
+                key=_address(meeting["key"]),
                 statements=tuple(from_hex(item, 32) for item in meeting["statements"]),
+                signers=tuple(_address(item) for item in meeting["signers"]),
             )
             if meeting
             else None,
@@ -154,6 +159,10 @@ _SIMPLE = (
     "zeroised",
     "destroyed",
 )
+
+
+def _address(text: str) -> Address:
+    return checksum_address(from_hex(text.lower(), 20))
 
 
 def _plain(value: Any) -> Any:

@@ -17,10 +17,10 @@ from veilpod.core.entities import ChainTask, ChannelPhase, TaskPhase
 from veilpod.core.task import plan as do
 from veilpod.core.task.conditions import Type, no, unknown, yes
 from veilpod.core.task.plan import Draft
-from veilpod.core.task.snapshot import PodSeen, Refusal, ServerSnapshot, Unknown
+from veilpod.core.task.snapshot import ChannelSeen, PodSeen, Refusal, ServerSnapshot, Unknown
 
 FINALS_PATIENCE = 30  # seconds for peers to sign the final state; without it the newest co-signed state serves in a challenge
-ZEROISE_PATIENCE = 15  # more seconds for the agent's answer
+ZEROISE_PATIENCE = 45  # more seconds for the agent's answer
 CREATE_PATIENCE = 75  # seconds in which a POST whose answer was lost may still make a pod
 REFUND_COURTESY = 60  # seconds in which the refund is left to the requester
 _OVER = (TaskPhase.COMPLETED, TaskPhase.CLOSED)
@@ -28,6 +28,8 @@ _OVER = (TaskPhase.COMPLETED, TaskPhase.CLOSED)
 
 def go_on(draft: Draft, s: ServerSnapshot, now: float) -> None:
     """Take the next steps of the end."""
+    if any(_forgotten(channel) for channel in s.channels):
+        draft.do(do.CreateChannels())  # an object that somebody removed by force: money is never without one
     if not s.facts.destroyed:
         _destroy(draft, s, now)
         return
@@ -61,7 +63,7 @@ def _destroy(draft: Draft, s: ServerSnapshot, now: float) -> None:
     if not facts.zeroised:
         # 2. A finished sandbox may end by itself once nothing of it is needed; then every key in it dies.
         if s.connected and _alive(s) and patience + ZEROISE_PATIENCE > 0:
-            if not facts.released and facts.failure is None:
+            if not facts.released:
                 draft.do(do.Release())
             draft.do(do.Zeroise())
             draft.look_again(2)
@@ -70,6 +72,12 @@ def _destroy(draft: Draft, s: ServerSnapshot, now: float) -> None:
     # 3. and 4. Delete, and watch it die.
     if pods_gone(draft, s, now):
         draft.do(do.RecordDestroyed(reason=_how(s)))
+
+
+def _forgotten(channel: ChannelSeen) -> bool:
+    if channel.exists or isinstance(channel.chain, Unknown):
+        return False
+    return channel.chain.phase not in (ChannelPhase.NONE, ChannelPhase.CLOSED)
 
 
 def pods_gone(draft: Draft, s: ServerSnapshot, now: float) -> bool:

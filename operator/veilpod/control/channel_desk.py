@@ -1,0 +1,126 @@
+"""Off-chain channel traffic of this server: receipts and proposals between our agents and the pure channel machines (paper step 7).
+
+One machine per channel, made from the journal. Its effects are performed in their order: a record is on disk before anything behind it
+happens. When a step fails the machine is thrown away and made again; messages may get lost, a timer says them again.
+"""
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from veilpod.chain.journal import Journal
+from veilpod.core.channel.machine import Covered, Effects, Finished, Machine, Party, Persist, Send, Violated
+from veilpod.core.channel.records import Signed
+from veilpod.core.channel.rules import Link
+from veilpod.core.channel.state import ChannelState
+from veilpod.core.ids import ChannelId, ServerIndex
+from veilpod.core.keys import SigningKey
+from veilpod.core.receipt import parse_receipt
+from veilpod.errors import PeerUnavailable, Refused, VeilpodError
+
+REPEAT_SECONDS = 2.0
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A channel in use: between which accounts, from which deposits, through which agent."""
+
+    assignment: str
+    peer: ServerIndex
+    link: Link
+    party: Party
+    opening: ChannelState
+
+
+Call = Callable[[str, str, dict[str, Any]], Awaitable[None]]  # (assignment, command, args) to our agent
+FindLine = Callable[[str, ServerIndex], Awaitable[Line]]
+
+
+class ChannelDesk:
+    """Every channel machine of this release."""
+
+    def __init__(self, *, journal: Journal, key: SigningKey, find_line: FindLine, call: Call, on_final: Callable[[str], None]) -> None:
+        self._journal, self._key = journal, key
+        self._find_line, self._call, self._on_final = find_line, call, on_final
+        self._lines: dict[tuple[str, ServerIndex], Line] = {}
+        self._machines: dict[ChannelId, Machine] = {}
+        self._turns: dict[ChannelId, asyncio.Lock] = {}
+
+    def newest(self, channel: ChannelId) -> Signed | None:
+        """The newest state of a channel that both have signed."""
+        return self._journal.newest(channel)
+
+    async def on_receipt(self, assignment: str, peer: ServerIndex, document: Any) -> None:
+        """Our agent attested a transfer."""
+        receipt = parse_receipt(document)
+        await self._step(assignment, peer, lambda machine: machine.on_receipt(receipt))
+
+    async def on_message(self, assignment: str, peer: ServerIndex, payload: Any) -> None:
+        """The peer's operator said something."""
+        await self._step(assignment, peer, lambda machine: machine.on_message(payload))
+
+    async def finalise(self, assignment: str, peer: ServerIndex) -> None:
+        """Work towards the final state of a channel. Repeating it is fine."""
+        await self._step(assignment, peer, lambda machine: machine.finalise())
+
+    async def repeat(self) -> None:
+        """Say again, for ever, what waits for an answer. Give it to the background tasks."""
+        while True:
+            await asyncio.sleep(REPEAT_SECONDS)
+            for (assignment, peer), line in list(self._lines.items()):
+                machine = self._machines.get(line.link.channel)
+                if machine is not None and not machine.finished and not machine.broken:
+                    try:
+                        await self._step(assignment, peer, lambda machine: machine.next_message())
+                    except VeilpodError as error:
+                        log.info("channel.waiting", extra={"error": type(error).__name__})
+
+    def forget(self, assignment: str) -> None:
+        """Stop talking about an assignment's channels. The journal keeps what was signed."""
+        for place in [place for place in self._lines if place[0] == assignment]:
+            line = self._lines.pop(place)
+            self._machines.pop(line.link.channel, None)
+            self._turns.pop(line.link.channel, None)
+
+    async def _step(self, assignment: str, peer: ServerIndex, step: Callable[[Machine], Effects]) -> None:
+        line = self._lines.get((assignment, peer)) or await self._find_line(assignment, peer)
+        self._lines[assignment, peer] = line
+        channel = line.link.channel
+        async with self._turns.setdefault(channel, asyncio.Lock()):
+            machine = self._machines.get(channel) or self._make(line)
+            self._machines[channel] = machine
+            try:
+                for effect in step(machine):
+                    await self._perform(line, effect)
+            except BaseException:
+                # The machine may be ahead of what is on disk: only the journal is believed.
+                self._machines.pop(channel, None)
+                raise
+
+    def _make(self, line: Line) -> Machine:
+        records = self._journal.records(line.link.channel)
+        return Machine(link=line.link, party=line.party, key=self._key, opening=line.opening, records=records)
+
+    async def _perform(self, line: Line, effect: Any) -> None:
+        match effect:
+            case Persist(record=record):
+                await asyncio.to_thread(self._journal.append, record)
+            case Send(payload=payload):
+                await self._tell(line, "channel", {"peer": int(line.peer), "payload": payload})
+            case Covered(received_by_a=by_a, received_by_b=by_b):
+                # Our agent's credit is what the peer has paid for of what our side sent.
+                await self._tell(line, "credit", {"peer": int(line.peer), "bytes": by_b if line.party is Party.A else by_a})
+            case Finished():
+                log.info("channel.final", extra={"object": line.assignment})
+                self._on_final(line.assignment)
+            case Violated(code=code, fatal=fatal):
+                log.warning("channel.violated", extra={"object": line.assignment, "code": code, "fatal": fatal})
+
+    async def _tell(self, line: Line, command: str, args: dict[str, Any]) -> None:
+        try:
+            await self._call(line.assignment, command, args)
+        except (PeerUnavailable, Refused) as error:
+            log.info("channel.unsent", extra={"object": line.assignment, "command": command, "error": type(error).__name__})

@@ -1,0 +1,124 @@
+"""StateChannels of this server: each is one obligation on chain, reconciled by itself until the money is home. Paper steps 3 and 11."""
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from veilpod.chain.journal import Journal
+from veilpod.control import status
+from veilpod.control.channel_desk import ChannelDesk
+from veilpod.control.compute_view import ChannelObject, View, parse_channel
+from veilpod.control.context import Context
+from veilpod.core.canonical import to_hex
+from veilpod.core.channel import dispute
+from veilpod.core.entities import ChainChannel
+from veilpod.core.ids import ChannelId
+from veilpod.core.kinds import STATE_CHANNELS
+from veilpod.core.task import plan as do
+from veilpod.core.task.decide import decide_channel
+from veilpod.core.task.plan import Effect, Plan
+from veilpod.core.task.snapshot import ChannelSnapshot, Unknown
+from veilpod.errors import ChainRejected, Transient
+
+log = logging.getLogger(__name__)
+ROUNDS = 6
+
+
+class Channels:
+    """Reconciles StateChannels."""
+
+    def __init__(self, context: Context, *, view: View, desk: ChannelDesk, journal: Journal) -> None:
+        self._context, self._view, self._desk, self._journal = context, view, desk, journal
+        self._assignments: dict[ChannelId, str] = {}
+        self._names: dict[str, set[str]] = {}
+
+    def assignment_of(self, channel: ChannelId) -> str | None:
+        """Which assignment needs a channel."""
+        return self._assignments.get(channel)
+
+    def of_assignment(self, name: str) -> Iterable[str]:
+        """The objects of an assignment's channels."""
+        return sorted(self._names.get(name, ()))
+
+    async def reconcile(self, name: str) -> float | None:
+        """Observe, decide, act, write the status once."""
+        before: tuple[Effect, ...] | None = None
+        for _ in range(ROUNDS):
+            body = await self._context.cluster.get(STATE_CHANNELS, name, namespace=self._context.config.namespace)
+            if body is None:
+                return None
+            channel = parse_channel(body)
+            self._assignments[channel.channel] = channel.assignment
+            self._names.setdefault(channel.assignment, set()).add(name)
+            snapshot = await self._view.observe_channel(body, channel, self._desk)
+            plan = decide_channel(snapshot, self._context.clock())
+            if not plan.effects or plan.effects == before:
+                await self._write(body, channel, snapshot, plan)
+                return plan.requeue_after
+            for effect in plan.effects:
+                await self._perform(effect, body, channel, snapshot)
+                log.info("effect.done", extra={"effect": type(effect).__name__, "object": name})
+                self._context.metrics.effects.labels(type(effect).__name__).inc()
+            if any(isinstance(effect, do.RemoveFinalizer) for effect in plan.effects):
+                return None
+            before = plan.effects
+        return 1.0
+
+    async def _perform(self, effect: Effect, body: dict[str, Any], channel: ChannelObject, s: ChannelSnapshot) -> None:
+        match effect:
+            case do.AddFinalizer():
+                await status.set_finalizer(self._context, STATE_CHANNELS, body, present=True)
+            case do.RemoveFinalizer():
+                await status.set_finalizer(self._context, STATE_CHANNELS, body, present=False)
+            case _:
+                assert not isinstance(s.chain, Unknown)
+                try:
+                    await self._on_chain(effect, channel, s.chain, s)
+                except ChainRejected as error:
+                    # The peer was faster, or the deposit is not there: the chain is read again.
+                    raise Transient(f"{type(effect).__name__} was refused: {error}", retry_after=2) from error
+
+    async def _on_chain(self, effect: Effect, channel: ChannelObject, chain: ChainChannel, s: ChannelSnapshot) -> None:
+        writer, a, b, terms = self._context.writer, channel.a, channel.b, channel.terms
+        newest = self._journal.newest(channel.channel)
+        match effect:
+            case do.OpenChannel():
+                await writer.open_channel(a, b, terms, deposit=channel.deposit, peer_deposit=channel.peer_deposit)
+            case do.JoinChannel(epoch=epoch):
+                await writer.join_channel(a, b, terms, epoch=epoch, deposit=channel.deposit)
+            case do.CancelChannel():
+                await writer.cancel_channel(a, b, terms)
+            case do.CloseChannel():
+                if final := dispute.closing(chain, newest):
+                    await writer.close_channel(a, b, terms, final.state, final.close_a, final.close_b)
+            case do.Challenge():
+                if alone := dispute.challenging(chain, newest):
+                    state, signed = alone
+                    peers = (signed.signature_b if s.is_a else signed.signature_a) if signed else b""
+                    await writer.challenge(a, b, terms, state, peers)
+            case do.Respond():
+                assert not isinstance(s.chain_now, Unknown)
+                if answer := dispute.answer(chain, newest, now=s.chain_now):
+                    await writer.respond(a, b, terms, answer.state, answer.signature_a, answer.signature_b)
+            case do.Finalize():
+                await writer.finalize(a, b, terms)
+            case _:
+                raise NotImplementedError(type(effect).__name__)
+
+    async def _write(self, body: dict[str, Any], channel: ChannelObject, s: ChannelSnapshot, plan: Plan) -> None:
+        fields: dict[str, Any] = {}
+        newest = self._desk.newest(channel.channel)
+        if newest is not None:
+            state = newest.state
+            fields = {
+                "epoch": state.epoch,
+                "sequence": state.sequence,
+                "updates": state.sequence,
+                "transcriptHead": to_hex(state.data_hash),
+            }
+            fields |= {"balanceA": str(state.balance_a), "balanceB": str(state.balance_b)}
+        elif not isinstance(s.chain, Unknown):
+            fields = {"epoch": s.chain.epoch, "sequence": s.chain.sequence}
+            fields |= {"balanceA": str(s.chain.balance_a), "balanceB": str(s.chain.balance_b)}
+        phase = None if isinstance(s.chain, Unknown) else s.chain.phase.name.capitalize()
+        await status.write(self._context, STATE_CHANNELS, body, plan, fields, phase=phase)

@@ -1,0 +1,271 @@
+"""What a computing server's operator observes of one assignment, and of one channel: each source at once, each may be unknown."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from veilpod.control.agent_links import AgentLinks
+from veilpod.control.channel_desk import ChannelDesk, Line
+from veilpod.control.context import Context
+from veilpod.control.facts_store import FactsStore, Remembered
+from veilpod.control.policies import observe_policies
+from veilpod.control.status import has_finalizer, is_deleting, seen, together
+from veilpod.core.canonical import from_hex
+from veilpod.core.channel.machine import Party
+from veilpod.core.channel.rules import Link
+from veilpod.core.channel.state import channel_id, opening_state, order
+from veilpod.core.entities import ChainChannel, ChainTask, ChannelPhase, ChannelTerms, TaskPhase
+from veilpod.core.ids import Address, ChannelId, ServerIndex, TaskId
+from veilpod.core.kinds import PODS, RUNTIME_CLASSES, SANDBOX_CLASSES, STATE_CHANNELS
+from veilpod.core.sandbox_class import SandboxClass, check_fits, parse_sandbox_class
+from veilpod.core.task import spec as specs
+from veilpod.core.task.facts import Facts
+from veilpod.core.task.pods import read_pod
+from veilpod.core.task.snapshot import ChannelSeen, ChannelSnapshot, PodSeen, Refusal, Seen, ServerSnapshot, Unknown
+from veilpod.core.typed_data import Domain
+from veilpod.errors import ChainUnavailable, InvalidInput, ProtocolViolation, Refused
+
+ASSIGNMENT_LABEL = "veilpod.dev/assignment"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """A TaskAssignment's spec as values, with what only effects need."""
+
+    name: str
+    task: TaskId
+    index: ServerIndex
+    spec: specs.TaskSpec | Refusal
+    offered: SandboxClass | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelObject:
+    """A StateChannel's spec as values."""
+
+    name: str
+    channel: ChannelId
+    a: Address
+    b: Address
+    terms: ChannelTerms
+    deposit: int
+    peer_deposit: int
+    assignment: str
+    peer: ServerIndex
+
+
+class View:
+    """Observes assignments and channels."""
+
+    def __init__(self, context: Context, facts: FactsStore, links: AgentLinks) -> None:
+        self._context, self._facts, self._links = context, facts, links
+        self._owners: dict[TaskId, tuple[Address, ...]] = {}
+        self._settling: dict[str, float] = {}
+        self.domain = Domain(chain_id=context.config.chain.chain_id, contract=context.config.chain.channels)
+
+    # -- assignments
+
+    async def assignment(self, body: Mapping[str, Any], facts: Facts) -> Assignment:
+        """Read a TaskAssignment and say whether this server can honour it."""
+        fields, name = body["spec"], body["metadata"]["name"]
+        task, index = TaskId(from_hex(fields["taskId"], 32)), ServerIndex(fields["index"])
+        spec: specs.TaskSpec | Refusal
+        offered: SandboxClass | None = None
+        try:
+            spec = _spec(fields, index)
+            offered = await self._class_of(spec)
+        except (InvalidInput, Refused, ProtocolViolation) as error:
+            # What was countersigned is honoured, whatever became of the class since.
+            if not facts.statement:
+                spec = Refusal(reason=error.reason, message=str(error))
+        return Assignment(name=name, task=task, index=index, spec=spec, offered=offered)
+
+    async def observe(self, body: Mapping[str, Any], assignment: Assignment, desk: ChannelDesk) -> ServerSnapshot:
+        """Look at everything that one assignment's decision needs."""
+        facts = self._facts.begin(assignment.name, assignment.task, assignment.index)
+        deny = assignment.offered.deny_host_access if assignment.offered else True
+        task, now, pods, policies = await together(
+            seen(self._context.reader.task(assignment.task)),
+            seen(self._context.reader.now()),
+            seen(self.pods(assignment.name, facts)),
+            seen(observe_policies(self._context, deny_host_access=deny)),
+        )
+        channels = await self._channels(assignment, desk)
+        facts = self._facts.begin(assignment.name, assignment.task, assignment.index)  # events may have come while we were asking
+        return ServerSnapshot(
+            task_id=assignment.task,
+            index=assignment.index,
+            deleting=is_deleting(body),
+            finalizer=has_finalizer(body),
+            spec=assignment.spec,
+            task=task,
+            chain_now=now,
+            facts=facts,
+            pods=pods,
+            connected=self._connected(assignment.name, facts, pods),
+            policies=policies,
+            channels=channels,
+        )
+
+    async def pods(self, name: str, facts: Facts) -> tuple[PodSeen, ...]:
+        """Every pod with the assignment's label."""
+        now = self._context.clock()
+        return tuple(read_pod(body, nonce=facts.nonce, now=now) for body in await self.pod_bodies(name))
+
+    async def pod_bodies(self, name: str) -> list[dict[str, Any]]:
+        """The same, as the API server gives them."""
+        namespace = self._context.config.sandbox_namespace
+        return await self._context.cluster.list_all(PODS, namespace=namespace, labels={ASSIGNMENT_LABEL: name})
+
+    async def owners(self, task: TaskId) -> tuple[Address, ...]:
+        """The assigned servers' accounts, by index. They never change for a task."""
+        if task not in self._owners:
+            found = await self._context.reader.task(task)
+            nodes = await together(*(self._context.reader.node(node) for node in found.compute))
+            if not nodes:
+                return ()
+            self._owners[task] = tuple(node.owner for node in nodes)
+        return self._owners[task]
+
+    def _connected(self, name: str, facts: Facts, pods: Seen[tuple[PodSeen, ...]]) -> bool:
+        if isinstance(pods, Unknown):
+            return False
+        return any(pod.intended and facts.record(pod.uid) and self._links.find(name, pod.uid) for pod in pods)
+
+    async def _class_of(self, spec: specs.TaskSpec) -> SandboxClass:
+        if spec.topology.type == "Mesh":
+            raise Refused("TopologyUnsupported", "sandboxes of this server carry the topologies None and Star")
+        manifest = await self._context.cluster.get(SANDBOX_CLASSES, spec.sandbox_class)
+        if manifest is None:
+            raise Refused("ClassNotOffered", f"this cluster has no SandboxClass {spec.sandbox_class}")
+        offered = parse_sandbox_class(manifest)
+        check_fits(spec, offered)
+        if offered.runtime_class and await self._context.cluster.get(RUNTIME_CLASSES, offered.runtime_class) is None:
+            raise Refused("RuntimeClassMissing", f"the SandboxClass {offered.name} names a RuntimeClass that is not there")
+        return offered
+
+    async def _channels(self, assignment: Assignment, desk: ChannelDesk) -> tuple[ChannelSeen, ...]:
+        if isinstance(assignment.spec, Refusal) or not (peers := assignment.spec.peers(assignment.index)):
+            return ()
+        own, owners = assignment.index, await seen(self.owners(assignment.task))
+        if isinstance(owners, Unknown) or not owners:
+            return tuple(ChannelSeen(peer=peer, chain=Unknown("ChainUnavailable"), exists=True) for peer in peers)
+        terms = specs.channel_terms(assignment.task)
+        ids = [channel_id(*order(owners[own], owners[peer]), terms) for peer in peers]
+        chain = await together(*(seen(self._context.reader.channel(channel)) for channel in ids))
+        exists = await together(*(self._exists(channel) for channel in ids))
+        return tuple(
+            ChannelSeen(peer=peer, chain=found, exists=there, final=_final(desk, channel, found))
+            for peer, channel, found, there in zip(peers, ids, chain, exists, strict=True)
+        )
+
+    async def _exists(self, channel: ChannelId) -> bool:
+        return await self._context.cluster.get(STATE_CHANNELS, channel_name(channel), namespace=self._context.config.namespace) is not None
+
+    # -- one channel
+
+    async def observe_channel(self, body: Mapping[str, Any], channel: ChannelObject, desk: ChannelDesk) -> ChannelSnapshot:
+        """Look at everything that one channel's decision needs."""
+        known: Remembered | None = self._facts.find(channel.assignment)
+        task: Seen[ChainTask] = Unknown("AssignmentUnknown")
+        chain, now = await together(seen(self._context.reader.channel(channel.channel)), seen(self._context.reader.now()))
+        if known is not None:
+            task = await seen(self._context.reader.task(known.task))
+        facts = known.facts if known else Facts()
+        newest = desk.newest(channel.channel)
+        over = not isinstance(task, Unknown) and task.phase in (TaskPhase.COMPLETED, TaskPhase.CLOSED)
+        since = self._settling.setdefault(channel.name, self._context.clock()) if over and facts.destroyed else self._context.clock()
+        return ChannelSnapshot(
+            chain=chain,
+            task=task,
+            chain_now=now,
+            is_a=channel.a == self._context.writer.address,
+            deposit=channel.deposit,
+            peer_deposit=channel.peer_deposit,
+            wanted=known is not None and not facts.ending_since and not facts.destroyed,
+            destroyed=bool(facts.destroyed),
+            newest=newest.state.version if newest else 0,
+            final=_final(desk, channel.channel, chain),
+            settling_for=self._context.clock() - since,
+            deleting=is_deleting(body),
+            finalizer=has_finalizer(body),
+        )
+
+    async def line(self, name: str, peer: ServerIndex) -> Line:
+        """A channel in use. Raises Transient until the meeting and the open channel are known, Refused for a peer that is none."""
+        known = self._facts.find(name)
+        if known is None or known.facts.agent.meeting is None:
+            raise Refused("NoMeeting", "no sandbox of this assignment has met its peers")
+        task = await self._context.reader.task(known.task)
+        spec, owners = specs.decode_spec(task.spec), await self.owners(known.task)
+        if peer not in spec.peers(known.index):
+            raise Refused("NoSuchPeer", f"server {peer} is no peer of this sandbox")
+        a, b = order(owners[known.index], owners[peer])
+        channel = channel_id(a, b, specs.channel_terms(known.task))
+        chain = await self._context.reader.channel(channel)
+        if chain.phase in (ChannelPhase.NONE, ChannelPhase.OPENING):
+            raise ChainUnavailable("the channel is not seen open yet")  # whoever published the key saw it: our view is behind
+        if chain.phase is not ChannelPhase.OPEN:
+            raise Refused("ChannelNotOpen", "the channel is not open (any more)")
+        signers = known.facts.agent.meeting.signers
+        ours, theirs = signers[known.index], signers[peer]
+        is_a = a == owners[known.index]
+        deposit = spec.payment.channel_deposit
+        return Line(
+            assignment=name,
+            peer=peer,
+            link=Link(
+                channel=channel,
+                domain=self.domain,
+                task=known.task,
+                servers=(min(known.index, peer), max(known.index, peer)),
+                a=a,
+                b=b,
+                sandbox_a=ours if is_a else theirs,
+                sandbox_b=theirs if is_a else ours,
+                price=spec.payment.per_transfer_mib,
+            ),
+            party=Party.A if is_a else Party.B,
+            opening=opening_state(epoch=chain.epoch, deposit_a=deposit, deposit_b=deposit),
+        )
+
+
+def channel_name(channel: ChannelId) -> str:
+    """The deterministic name of a StateChannel."""
+    return f"sc-{channel.hex()[:32]}"
+
+
+def parse_channel(body: Mapping[str, Any]) -> ChannelObject:
+    """Read a StateChannel."""
+    fields = body["spec"]
+    terms = ChannelTerms(
+        asset=fields["asset"], lane=int(fields["lane"]), challenge_period=fields["challengePeriod"], penalty_bps=fields["penaltyBps"]
+    )
+    return ChannelObject(
+        name=body["metadata"]["name"],
+        channel=ChannelId(from_hex(fields["channelId"], 32)),
+        a=fields["a"],
+        b=fields["b"],
+        terms=terms,
+        deposit=int(fields["deposit"]),
+        peer_deposit=int(fields["peerDeposit"]),
+        assignment=fields["assignment"],
+        peer=ServerIndex(fields["peerIndex"]),
+    )
+
+
+def _spec(fields: Mapping[str, Any], index: ServerIndex) -> specs.TaskSpec:
+    raw = fields["task"].encode()
+    if specs.spec_hash(raw) != from_hex(fields["specHash"], 32):
+        raise ProtocolViolation("BadSpec", "the specification is not the one on chain", party="requester")
+    spec = specs.decode_spec(raw)
+    if index >= len(spec.servers):
+        raise ProtocolViolation("BadSpec", "the specification has no place for this server", party="requester")
+    return spec
+
+
+def _final(desk: ChannelDesk, channel: ChannelId, chain: Seen[ChainChannel]) -> bool:
+    newest = desk.newest(channel)
+    if newest is None or not (newest.final and newest.complete):
+        return False
+    return isinstance(chain, Unknown) or newest.state.epoch == chain.epoch
