@@ -1,4 +1,4 @@
-"""The commands that speak to a chain, against a real node: deploy, register, revoke, stake, list; and a whole result, verified or refused."""
+"""The commands that speak to a chain, against a real node; and a whole result, verified or refused."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ import pytest
 import yaml
 from tests.chain.test_task_life import register
 from tests.support import sandboxes, stores
-from tests.support.anvil import CHAIN_ID, account
+from tests.support.anvil import CHAIN_ID, account, caught_up
 from tests.support.fake_kubectl import kubectl
 
 from veilpod.chain import Addresses
@@ -83,6 +83,7 @@ async def test_an_owner_registers_and_revokes_a_data_set_and_a_server_deposits_s
 
     code, out, _ = await veilpod("dataset", "register", tmp_path / "north.sealed", "--node", node, *chain, "--output", "json")
     assert (code, json.loads(out)["resource"]) == (0, to_hex(resource_id(account(2).address, "north")))
+    await caught_up(store, anvil)
     found = await store.reader.resource(resource_id(account(2).address, "north"))
     assert (found.digest, found.size, found.node, found.revoked) == (hashlib.sha256(sealed).digest(), len(sealed), node, False)
 
@@ -247,7 +248,7 @@ async def test_a_result_that_the_chain_does_not_name_is_not_written(anvil, open_
 async def test_a_result_for_somebody_else_is_not_opened(anvil, open_chain, veilpod, tmp_path, kubectl):
     async with finished(anvil, open_chain, tmp_path, kubectl) as found:
         (tmp_path / "result.key").write_text(HybridPrivateKey.generate().to_bytes().hex())
-        code, out, err = await veilpod(*found.arguments)
+        code, _, err = await veilpod(*found.arguments)
         assert code == 1
         assert "CannotOpen" in err
         assert not (tmp_path / "result").exists()
