@@ -212,6 +212,7 @@ class Sandbox:
             launcher=launcher,
             loopback=self.loopback,
             netguard_seconds=1.5,
+            release_seconds=0.3,
             probe_seconds=0.2,
             guard_seconds=0.2,
         )

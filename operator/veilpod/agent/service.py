@@ -50,13 +50,15 @@ class Service:
         self._living: asyncio.Task[None] | None = None
         self._zeroised: Zeroised | None = None
         self._end_turn = asyncio.Lock()
+        self._group: asyncio.TaskGroup
 
     async def run(self) -> None:
         """Serve until cancelled; then leave nothing behind."""
         volumes.install(self._settings.launcher, self._settings.binaries / "launch")
         await self._program.listen()
         try:
-            async with asyncio.TaskGroup() as group:
+            async with asyncio.TaskGroup() as self._group:
+                group = self._group
                 group.create_task(self.control.serve(*self._settings.control), name="control")
                 group.create_task(self._seal.serve(), name="seal")
                 group.create_task(self._open_when_verified(), name="ready")
@@ -168,7 +170,8 @@ class Service:
                     await self.life.peers.left(seconds=_GOODBYE_SECONDS)
                 if self.life.notes is not None:
                     await self.life.notes.sent(seconds=_NOTES_SECONDS)
-                self._seal.release(self.life.state.failure or RELEASED)
+                # The operator's next word is zeroise; a pod that has ended could not answer it.
+                self._group.create_task(self._end_pod(asyncio.sleep(self._settings.release_seconds)))
                 log.info("agent.released")
         return {}
 
@@ -182,9 +185,16 @@ class Service:
                 self._zeroised = self.life.identity.zeroise(self.life.configuration.get())
                 self.life.zeroised()
                 self.control.emit("zeroised", self._zeroised.document())
-                self._seal.release(self.life.state.failure or RELEASED)
+                self._group.create_task(self._end_pod(self.control.flushed()))
                 log.info("agent.zeroised")
         return self._zeroised.document()
+
+    async def _end_pod(self, after: Awaitable[None]) -> None:
+        """Let `seal` end the pod, after something that is waited for with a bound."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.release_seconds):
+                await after
+        self._seal.release(self.life.state.failure or RELEASED)
 
     async def _end(self) -> None:
         """Stop everything that could still write, then wipe."""

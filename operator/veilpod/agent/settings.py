@@ -30,3 +30,4 @@ class Settings:
     netguard_seconds: float = 60.0
     probe_seconds: float = 1.0
     guard_seconds: float = 30.0
+    release_seconds: float = 30.0  # from `release` to the pod's end, when no `zeroise` comes before
