@@ -100,7 +100,7 @@ class Layout:
 
     @property
     def lock(self) -> pathlib.Path:
-        return BUILD / "cluster" / f"{self.name}.lock"
+        return BUILD / "cluster" / ".locks" / self.name
 
     @property
     def cgroup(self) -> str:

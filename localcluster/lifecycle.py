@@ -52,14 +52,14 @@ def up(name: str) -> pathlib.Path:
     return cluster.kubeconfig
 
 
-def down(name: str) -> None:
-    """End the cluster and everything it left on disk but its logs. Ending one that does not run is no error."""
+def down(name: str, *, keep_logs: bool = True) -> None:
+    """End the cluster and remove everything it left on disk, but its logs if wanted. Ending one that does not run is no error."""
     toolchain.require_root()
     cluster = layout.Layout(name)
     with _locked(cluster), progress.step(f"end cluster {name!r}") as step:
         if not _end(cluster):
             step.note("was not running")
-        clear(cluster, keep_logs=True)
+        clear(cluster, keep_logs=keep_logs)
 
 
 def names() -> list[str]:
@@ -96,6 +96,8 @@ def clear(cluster: layout.Layout, *, keep_logs: bool = False) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink()
+    if not keep_logs:
+        cluster.directory.rmdir()
 
 
 def _start(cluster: layout.Layout, programs: list[pathlib.Path]) -> Running:

@@ -53,12 +53,12 @@ class Cluster:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     name = f"test-{os.getpid()}"
     try:
         yield Cluster(name=name, kubeconfig=lifecycle.up(name))
     finally:
-        lifecycle.down(name)
+        lifecycle.down(name, keep_logs=bool(request.session.testsfailed))
 
 
 @pytest.fixture(scope="session")

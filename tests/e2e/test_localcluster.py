@@ -189,6 +189,8 @@ def test_up_again_changes_nothing_and_two_clusters_do_not_meet(cluster: Cluster)
     assert [entry.name for entry in other.layout.directory.iterdir()] == ["logs"]
     assert lifecycle.find(other.layout) is None
     cluster.kubectl("get", "--raw", "/readyz")
+    lifecycle.down(name, keep_logs=False)
+    assert not other.layout.directory.exists()
 
 
 def test_a_start_that_fails_names_the_component_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
@@ -210,7 +212,7 @@ def test_a_start_that_fails_names_the_component_and_leaves_nothing(monkeypatch: 
     assert "next: " in str(failure.value)
     assert lifecycle.find(layout.Layout(name)) is None
     assert not list(pathlib.Path("/sys/fs/cgroup").glob(f"**{layout.Layout(name).cgroup}"))
-    lifecycle.down(name)
+    lifecycle.down(name, keep_logs=False)
 
 
 def test_a_bound_claim_is_a_directory_of_the_node(cluster: Cluster, base_image: str) -> None:
