@@ -61,6 +61,7 @@ class Follower:
         if self._busy:
             raise RuntimeError("the chain is being followed already")
         self._busy = True
+        failing = False
         try:
             while True:
                 try:
@@ -69,8 +70,11 @@ class Follower:
                     async for event in self._new_events():
                         yield event
                     await self._heads.wait_beyond(seen)
+                    failing = False
                 except Transient as error:
-                    log.warning("chain.follow_failed", extra={"cause": str(error)})
+                    if not failing:
+                        log.warning("chain.follow_failed", extra={"cause": str(error)})
+                    failing = True
                     await asyncio.sleep(_RETRY_SECONDS)
         finally:
             self._busy = False

@@ -4,7 +4,9 @@ One append-only file per channel in one directory (`files` says how a record sur
 against a second writer, never rewritten, and refused when it is damaged. What a record means is in `veilpod.core.channel`.
 """
 
+import asyncio
 import pathlib
+import threading
 from collections.abc import Mapping, Sequence
 
 from veilpod.chain.files import DirectoryLock, RecordFile, private_directory
@@ -16,13 +18,14 @@ _SUFFIX = ".journal"
 
 
 class Journal:
-    """Every channel of one operator. Blocking: an append takes one fdatasync."""
+    """Every channel of one operator. `append` blocks for one fdatasync, `write` does not."""
 
     def __init__(self, directory: pathlib.Path, lock: DirectoryLock) -> None:
         self._directory = directory
         self._lock = lock
         self._files: dict[ChannelId, RecordFile] = {}
         self._records: dict[ChannelId, list[Record]] = {}
+        self._appending = threading.Lock()
 
     @classmethod
     def open(cls, directory: pathlib.Path) -> "Journal":
@@ -42,11 +45,21 @@ class Journal:
 
     def append(self, record: Record) -> None:
         """Write a record. It is on the disk when this returns; only then may what it describes leave."""
-        channel = record.channel
-        if channel not in self._files:
-            self._load(self._directory / (channel.hex() + _SUFFIX))
-        self._files[channel].append(encode(record))
-        self._records[channel].append(record)
+        with self._appending:
+            channel = record.channel
+            if channel not in self._files:
+                self._load(self._directory / (channel.hex() + _SUFFIX))
+            self._files[channel].append(encode(record))
+            self._records[channel].append(record)
+
+    async def write(self, record: Record) -> None:
+        """Append in a thread. A caller who is cancelled still waits until it is known what the journal holds."""
+        work = asyncio.ensure_future(asyncio.to_thread(self.append, record))
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.wait([work])  # bounded by the disk; a machine made from half the truth would sign a version twice
+            raise
 
     def records(self, channel: ChannelId) -> Sequence[Record]:
         """A channel's records, oldest first: what a machine is made again from."""

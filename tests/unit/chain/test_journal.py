@@ -1,6 +1,10 @@
+import asyncio
+import threading
+
 import pytest
 from tests.support.channels import CHANNEL, MIB, Agents, machine
 
+from veilpod.chain import files
 from veilpod.chain.journal import Journal
 from veilpod.core.channel.machine import Party, Persist, Send
 from veilpod.errors import InvalidInput, Refused
@@ -64,6 +68,30 @@ def test_what_only_we_signed_is_not_the_newest_state(tmp_path):
             journal.append(effect.record)
     assert len(journal.records(CHANNEL)) == 2
     assert journal.newest(CHANNEL) is None
+    journal.close()
+
+
+async def test_who_is_cancelled_while_it_writes_leaves_a_journal_that_is_known(tmp_path, monkeypatch):
+    journal = Journal.open(tmp_path)
+    record = machine(Party.A).on_receipt(Agents().transfer(0, MIB))[0].record
+    on_disk, go_on = threading.Event(), threading.Event()
+    real = files.os.fdatasync
+
+    def slow(descriptor):
+        on_disk.set()
+        go_on.wait(10)
+        real(descriptor)
+
+    monkeypatch.setattr(files.os, "fdatasync", slow)
+    writing = asyncio.create_task(journal.write(record))
+    await asyncio.to_thread(on_disk.wait, 10)
+    writing.cancel()
+    await asyncio.sleep(0)
+    assert not writing.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    assert list(journal.records(CHANNEL)) == [record]
     journal.close()
 
 
