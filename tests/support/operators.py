@@ -1,0 +1,293 @@
+"""Whole releases in one process: real operators (queue, roles, chain adapter, channel journals) over a real chain, with clusters in memory and
+scripted agents. What kopf does is one line here: a change of an object enqueues its key.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import pathlib
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from tests.support import stores
+from tests.support.anvil import CHAIN_ID, Anvil, account
+from tests.support.fake_cluster import FakeCluster, true_conditions
+from tests.support.scripted_agents import Kubelet, Network
+
+from veilpod import chain
+from veilpod.control import config as configs
+from veilpod.control import policies
+from veilpod.control.app import Operator
+from veilpod.control.context import Context
+from veilpod.control.events import EventRecorder
+from veilpod.control.metrics import Metrics
+from veilpod.control.role import Key, Role
+from veilpod.control.roles.compute import ComputeRole
+from veilpod.control.roles.requester import RequesterRole
+from veilpod.control.tasks import Tasks
+from veilpod.core import identity
+from veilpod.core.entities import Role as NodeRole
+from veilpod.core.keys import SigningKey, node_keys
+from veilpod.core.kinds import (
+    ADMISSION_BINDINGS,
+    ADMISSION_POLICIES,
+    COMPUTE_TASKS,
+    NAMESPACES,
+    NETWORK_POLICIES,
+    OWN_KINDS,
+    PODS,
+    SANDBOX_CLASSES,
+    SERVICES,
+)
+from veilpod.core.sealing import HybridPrivateKey, recipient_text
+from veilpod.net.control import connect
+from veilpod.ports import ControlLink
+from veilpod.store.service import Service
+
+AGENT_IMAGE = "registry/agent@sha256:" + "a" * 64
+RECIPIENT = HybridPrivateKey.generate()
+
+
+@dataclasses.dataclass
+class Release:
+    """One party: its cluster, its operator, its keys. `stop` and `start` are a killed and a restarted operator process."""
+
+    name: str
+    key: SigningKey
+    cluster: FakeCluster
+    config: configs.Config
+    make_role: Callable[[Context], Role]
+    connect: Any
+    anvil: Anvil
+    tasks: Tasks | None = None
+    operator: Operator | None = None
+    kubelet: Kubelet | None = None
+
+    async def start(self) -> None:
+        self.tasks = Tasks()
+        await self.tasks.__aenter__()
+        tasks, metrics = self.tasks, Metrics()
+
+        async def connect_chain() -> chain.Chain:
+            assert self.anvil.addresses
+            return await chain.connect(
+                self.anvil.url,
+                chain_id=CHAIN_ID,
+                addresses=self.anvil.addresses,
+                state_dir=self.config.state_dir / "chain",
+                key=self.key,
+                depth=0,
+                poll_seconds=0.05,
+            )
+
+        def make_context(link: chain.Chain) -> Context:
+            assert self.operator
+            return Context(
+                config=self.config,
+                cluster=self.cluster,
+                reader=link.reader,
+                writer=link.writer,
+                key=self.key,
+                node_keys=node_keys(self.key),
+                clock=time.time,
+                connect=self.connect,
+                events=EventRecorder(self.cluster, instance=self.name, clock=time.time),
+                metrics=metrics,
+                tasks=tasks,
+                enqueue=self.operator.enqueue,
+            )
+
+        async def make_roles(context: Context) -> Sequence[Role]:
+            return [self.make_role(context)]
+
+        self.operator = Operator(
+            connect_chain=connect_chain, make_context=make_context, make_roles=make_roles, metrics=metrics, tasks=tasks
+        )
+        self.cluster.listeners.append(self._enqueue)
+        self.operator.start()
+
+    async def stop(self) -> None:
+        if self.operator is not None:
+            self.cluster.listeners.remove(self._enqueue)
+            operator, self.operator = self.operator, None
+            await operator.stop()
+
+    def _enqueue(self, change: str, kind: Any, body: dict[str, Any]) -> None:
+        if self.operator and kind.plural in OWN_KINDS and change != "DELETED":
+            self.operator.enqueue(Key(kind=kind.plural, name=body["metadata"]["name"]))
+
+    async def ready(self) -> None:
+        assert self.operator
+        async with asyncio.timeout(30):
+            while self.operator.ready() is not None:  # noqa: ASYNC110 - a probe is polled
+                await asyncio.sleep(0.02)
+
+    def object(self, kind: Any, name: str) -> dict[str, Any] | None:
+        return self.cluster.objects.get((kind.plural, self.name, name))
+
+    def objects(self, kind: Any) -> list[dict[str, Any]]:
+        return [body for (plural, _, _), body in self.cluster.objects.items() if plural == kind.plural]
+
+
+@dataclasses.dataclass
+class World:
+    """A chain, one requester, three computing servers, a store's node and a relay in the registry."""
+
+    anvil: Anvil
+    requester: Release
+    servers: list[Release]
+    network: Network
+    mailbox: Service
+
+    def apply(self, name: str = "job", **changes: Any) -> None:
+        spec: dict[str, Any] = {
+            "program": {"image": "registry/fedavg@sha256:" + "b" * 64, "command": ["python"]},
+            "roles": [{"name": "hub", "replicas": 1}, {"name": "site", "replicas": 2}],
+            "topology": {"type": "Star", "hub": "hub", "ports": [9092]},
+            "inputs": [
+                {"dataset": "north", "to": {"role": "site", "index": 0}, "path": "train.csv"},
+                {"dataset": "south", "to": {"role": "site", "index": 1}, "path": "train.csv"},
+            ],
+            "result": {"from": "hub", "recipient": recipient_text(RECIPIENT.public_bytes), "maxSize": "1Mi"},
+            "payment": {"budget": "0.05", "perServer": "0.01", "perTransferMiB": "0.0001", "channelDeposit": "0.001"},
+            "deadlines": {"schedule": "2m", "inputs": "5m", "compute": "30m", "total": "1h"},
+            "quorum": {"role": "site", "min": 2},
+        }
+        self.requester.cluster.put(COMPUTE_TASKS, {"metadata": {"name": name}, "spec": spec | changes}, namespace=self.requester.name)
+
+    def task(self, name: str = "job") -> dict[str, Any]:
+        body = self.requester.object(COMPUTE_TASKS, name)
+        assert body is not None
+        return body
+
+    async def until(self, reached: Callable[[], Any], timeout: float = 40.0) -> None:
+        """Wait; what the world looks like is part of the failure."""
+        try:
+            async with asyncio.timeout(timeout):
+                while not reached():  # noqa: ASYNC110 - the condition spans three clusters and a chain
+                    await asyncio.sleep(0.02)
+        except TimeoutError as error:
+            raise AssertionError(f"not reached: {self.describe()}") from error
+
+    async def until_true(self, kind: str, name: str = "job", timeout: float = 40.0) -> None:
+        await self.until(lambda: kind in true_conditions(self.task(name)), timeout)
+
+    def describe(self) -> str:
+        lines = []
+        for release in (self.requester, *self.servers):
+            for (plural, _, name), body in release.cluster.objects.items():
+                if plural in OWN_KINDS and "status" in body:
+                    shown = [f"{c['type']}={c['status']}({c['reason']})" for c in body["status"].get("conditions", [])]
+                    lines.append(f"{release.name} {plural}/{name} {body['status'].get('phase')} {' '.join(shown)}")
+        return "\n".join(lines)
+
+
+@contextlib.asynccontextmanager
+async def world(anvil: Anvil, directory: pathlib.Path) -> AsyncIterator[World]:
+    """Everything up and ready."""
+    assert anvil.addresses
+    await _furnish(anvil, directory)
+    requester_key = account(0)
+    async with _store(directory / "mailbox", requester_key) as service:
+        network = Network(service.mailbox)
+
+        async def connect_store(host: str, port: int, *, pinned_tls_key: bytes | None = None) -> ControlLink:
+            return await connect("127.0.0.1", service.control.port, key=node_keys(requester_key).control, pinned_tls_key=pinned_tls_key)
+
+        requester = _requester(anvil, directory, requester_key, connect_store)
+        servers = [_server(anvil, directory, index, network) for index in (1, 2, 3)]
+        made = World(anvil=anvil, requester=requester, servers=servers, network=network, mailbox=service)
+        try:
+            for release in (requester, *servers):
+                await release.start()
+            for release in (requester, *servers):
+                await release.ready()
+            yield made
+        finally:
+            for release in (requester, *servers):
+                await release.stop()
+
+
+def _requester(anvil: Anvil, directory: pathlib.Path, key: SigningKey, connect_store: Any) -> Release:
+    cluster = FakeCluster()
+    cluster.put(SERVICES, {"metadata": {"name": "mailbox"}, "spec": {"clusterIP": "127.0.0.1"}}, namespace="requester")
+    pod = {"metadata": {"name": "mailbox-0"}, "spec": {}, "status": {"phase": "Running", "podIP": "127.0.0.1"}}
+    cluster.put(PODS, pod, namespace="requester")
+    config = _config("requester", directory, anvil, roles=["requester"], requester={"mailboxService": "mailbox"})
+    return Release(name="requester", key=key, cluster=cluster, config=config, make_role=RequesterRole, connect=connect_store, anvil=anvil)
+
+
+def _server(anvil: Anvil, directory: pathlib.Path, index: int, network: Network) -> Release:
+    name, cluster = f"server-{index}", FakeCluster()
+    sandboxes = f"{name}-sandboxes"
+    for policy in policies.NETWORK:
+        cluster.put(NETWORK_POLICIES, {"metadata": {"name": policy}, "spec": {"podSelector": {}}}, namespace=sandboxes)
+    for policy in policies.ADMISSION:
+        cluster.put(ADMISSION_POLICIES, {"metadata": {"name": policy}, "spec": {"failurePolicy": "Fail"}})
+        cluster.put(ADMISSION_BINDINGS, {"metadata": {"name": policy}, "spec": {"validationActions": ["Deny"]}})
+    cluster.put(NAMESPACES, {"metadata": {"name": sandboxes, "labels": {"veilpod.dev/sandboxes": "true"}}})
+    cluster.put(SANDBOX_CLASSES, {"metadata": {"name": "standard"}, "spec": {"tier": "T0", "canaries": ["169.254.169.254:80"]}})
+    config = _config(
+        name,
+        directory,
+        anvil,
+        roles=["compute"],
+        sandboxNamespace=sandboxes,
+        images={"agent": AGENT_IMAGE},
+        compute={"capacity": 4, "stake": str(10**17), "relayPort": 9001},
+    )
+    release = Release(
+        name=name, key=account(index), cluster=cluster, config=config, make_role=ComputeRole, connect=network.connect, anvil=anvil
+    )
+    release.kubelet = Kubelet(cluster, network, prefix=f"10.{index}.0")
+    return release
+
+
+def _config(name: str, directory: pathlib.Path, anvil: Anvil, **more: Any) -> configs.Config:
+    assert anvil.addresses
+    contracts = {"registry": anvil.addresses.registry, "scheduler": anvil.addresses.scheduler, "channels": anvil.addresses.channels}
+    return configs.parse(
+        {
+            "namespace": name,
+            "chain": {"rpcUrl": anvil.url, "chainId": CHAIN_ID, "contracts": contracts},
+            "stateDir": str(directory / name),
+            "keyFile": "/nowhere",
+            **more,
+        }
+    )
+
+
+async def _furnish(anvil: Anvil, directory: pathlib.Path) -> None:
+    """A relay, a storage node and two data sets in the registry."""
+    assert anvil.addresses
+    key = ed25519.Ed25519PrivateKey.generate()
+    async with await chain.connect(
+        anvil.url, chain_id=CHAIN_ID, addresses=anvil.addresses, state_dir=directory / "furnish", key=account(8), depth=0, poll_seconds=0.05
+    ) as link:
+        onion_key = b"\x09" * 32
+        proof = identity.make_proof(
+            key, owner=account(8).address, onion_key=onion_key, key_epoch=1, registry=anvil.addresses.registry, chain_id=CHAIN_ID
+        )
+        for role, endpoint in ((NodeRole.RELAY, "10.9.9.9:9001"), (NodeRole.STORAGE, "10.9.9.8:9101")):
+            node = await link.writer.register(
+                roles=role,
+                capacity=0,
+                identity_key=key.public_key().public_bytes_raw(),
+                onion_key=onion_key,
+                endpoint=endpoint,
+                proof=proof,
+            )
+        for name in ("north", "south"):
+            await link.writer.add_resource(node=node, name=name, digest=b"\x0d" * 32, size=1000)
+
+
+@contextlib.asynccontextmanager
+async def _store(data: pathlib.Path, key: SigningKey) -> AsyncIterator[Service]:
+    keys, stores.KEYS = stores.KEYS, node_keys(key)
+    try:
+        async with stores.running(data) as service:
+            yield service
+    finally:
+        stores.KEYS = keys
