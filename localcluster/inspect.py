@@ -2,7 +2,7 @@
 
 import subprocess
 
-from localcluster import components, layout, lifecycle, processes, progress, waiting
+from localcluster import components, layout, lifecycle, processes, progress, readiness, waiting
 
 NETPOL_TABLE = ("nft", "list", "table", "inet", "veilpod_netpol")
 
@@ -17,7 +17,7 @@ def status(name: str) -> int:
     outside = processes.in_namespace("pid", processes.namespace(running.inner.pid, "pid"))
     progress.say(f"cluster {name!r} runs; KUBECONFIG={cluster.kubeconfig}; NetworkPolicy {netpol_state(cluster)}")
     missing = 0
-    for component, entry in lifecycle.components_of(cluster).items():
+    for component, entry in readiness.components_of(cluster).items():
         pid = outside.get(entry["pid"])
         missing += pid is None
         restarts = f"  started again {entry['restarts']} times" if entry["restarts"] else ""

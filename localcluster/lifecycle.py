@@ -8,14 +8,12 @@ import os
 import pathlib
 import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from typing import IO
 
-from localcluster import build, cgroups, config, containerd, layout, node, oci, pki, processes, progress, toolchain, waiting
+from localcluster import build, cgroups, config, containerd, layout, node, pki, processes, progress, readiness, toolchain, waiting
 
-READY_TIMEOUT = 180.0
 NAMESPACES = ("--mount", "--net", "--pid", "--uts", "--ipc")
 
 
@@ -48,7 +46,7 @@ def up(name: str) -> pathlib.Path:
                 raise
         else:
             progress.say(f"  cluster {name!r} runs already")
-        _wait_until_useful(cluster)
+        readiness.wait(cluster, running.inner.pid, running.alive)
     return cluster.kubeconfig
 
 
@@ -166,54 +164,6 @@ def _follow(cluster: layout.Layout, reports: IO[str]) -> None:
                 log=cluster.logs / f"{component}.log",
                 next=f"read {cluster.logs}/, then run up again: it starts from nothing",
             )
-
-
-def _wait_until_useful(cluster: layout.Layout) -> None:
-    with progress.step("pause image"):
-        archive = layout.cache_directory() / "pause.tar"
-        if not archive.exists():
-            partial = archive.with_suffix(f".{os.getpid()}")
-            oci.write_static(partial, config.PAUSE_IMAGE, pathlib.Path(shutil.which("catatonit") or ""), ["/catatonit", "-P"])
-            partial.rename(archive)
-        containerd.load(require(cluster.name).inner.pid, archive)
-    for title, resource, condition in (
-        ("node ready", "node/" + layout.NODE_NAME, "condition=Ready"),
-        ("DNS ready", "-n kube-system deployment/coredns", "condition=Available"),
-    ):
-        with progress.step(title):
-            _await(cluster, resource.split(), condition)
-
-
-def _await(cluster: layout.Layout, resource: list[str], condition: str) -> None:
-    kubectl = [str(layout.BUILD / "bin" / "kubectl"), f"--kubeconfig={cluster.kubeconfig}"]
-    said = ""
-
-    def ready() -> bool:
-        # A resource that does not exist yet is an error to kubectl wait, not a reason to wait.
-        nonlocal said
-        command = [*kubectl, "wait", f"--for={condition}", "--timeout=30s", *resource]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        said = result.stderr.strip()
-        return result.returncode == 0 or find(cluster) is None
-
-    if waiting.until(ready, timeout=READY_TIMEOUT) and find(cluster) is not None:
-        return
-    restarted = [name for name, entry in components_of(cluster).items() if entry["restarts"]]
-    suspect = restarted[0] if restarted else "kubelet"
-    raise progress.Failure(
-        f"{' '.join(resource)} did not become ready: {said}" + (f"; {', '.join(restarted)} died" if restarted else ""),
-        log=cluster.logs / f"{suspect}.log",
-        next=f"python3 -m localcluster down --name {cluster.name}, then up again",
-    )
-
-
-def components_of(cluster: layout.Layout) -> dict[str, dict[str, int]]:
-    """Return component -> its pid inside the namespaces, and how often it was started again."""
-    try:
-        known: dict[str, dict[str, int]] = json.loads(cluster.components.read_text())
-    except FileNotFoundError:
-        return {}
-    return known
 
 
 def _end(cluster: layout.Layout) -> bool:

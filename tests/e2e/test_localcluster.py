@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from localcluster import build, images, inspect, layout, lifecycle, processes, waiting
+from localcluster import build, images, inspect, layout, lifecycle, processes, readiness, waiting
 from tests.e2e.conftest import Cluster
 
 pytestmark = pytest.mark.e2e
@@ -157,14 +157,14 @@ def test_everything_that_is_stored_is_in_the_dump(cluster: Cluster) -> None:
 def test_a_component_that_dies_is_started_again(cluster: Cluster) -> None:
     def pid_of_scheduler() -> int | None:
         inside = processes.namespace(lifecycle.require(cluster.name).inner.pid, "pid")
-        inner = lifecycle.components_of(cluster.layout).get("kube-scheduler", {}).get("pid", 0)
+        inner = readiness.components_of(cluster.layout).get("kube-scheduler", {}).get("pid", 0)
         return processes.in_namespace("pid", inside).get(inner)
 
     before = pid_of_scheduler()
     assert before is not None
     os.kill(before, signal.SIGKILL)
     assert waiting.until(lambda: pid_of_scheduler() not in (None, before), timeout=20)
-    assert lifecycle.components_of(cluster.layout)["kube-scheduler"]["restarts"] == 1
+    assert readiness.components_of(cluster.layout)["kube-scheduler"]["restarts"] == 1
 
 
 def test_up_again_changes_nothing_and_two_clusters_do_not_meet(cluster: Cluster) -> None:
