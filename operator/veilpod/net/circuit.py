@@ -234,6 +234,7 @@ class Circuit:
         if tell and self._link.alive:
             self._link.send_destroy(self._id, reason)
         self._link.routes.pop(self._id, None)
+        self._hops = []
         for future in (self._created, self._waiting[1] if self._waiting else None):
             if future is not None and not future.done():
                 future.set_exception(error)

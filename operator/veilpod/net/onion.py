@@ -11,24 +11,25 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from veilpod.core.ids import NodeId
 from veilpod.core.onion.directory import RelayEntry, spell_endpoint
 from veilpod.core.onion.geometry import COOKIE, CellClass
 from veilpod.core.onion.messages import Message
 from veilpod.core.onion.paths import choose_path
-from veilpod.errors import CircuitFailed, ProtocolViolation, VeilpodError
+from veilpod.errors import CircuitFailed, ProtocolViolation, Refused, VeilpodError
 from veilpod.net.budget import Budget
 from veilpod.net.circuit import Circuit, CircuitSummary, Trace
 from veilpod.net.link import Link
 from veilpod.net.links import LinkPool
 from veilpod.net.session import HostPoint, OnionSession, establish, join
-from veilpod.net.streams import Mux, MuxStream
+from veilpod.net.streams import Hold, Mux, MuxStream
 
 log = logging.getLogger(__name__)
 _ATTEMPTS = 4
 _GUARDS = 2
+_UNREAD = 64 << 20
 _BLAME_SECONDS = 120.0  # a relay that failed is avoided so long, where there are others
 _TRACE_EVERY = 0.5  # seconds
 RENDEZVOUS_SECONDS = 3600
@@ -61,12 +62,20 @@ class OnionProxy:
 
     async def open(self, host: str, port: int) -> MuxStream:
         endpoint = spell_endpoint(host, port)
-        circuit = await self._build("exit")
-        try:
-            return await _ExitStreams(circuit).mux.open(endpoint.encode())
-        except BaseException:
-            circuit.close()
-            raise
+        refusals: dict[NodeId, Refused] = {}
+        while True:
+            circuit = await self._build_exit(refusals)
+            try:
+                return await _ExitStreams(circuit).mux.open(endpoint.encode())
+            except Refused as error:
+                # Each owner decides where its relay exits to; another last hop may allow it.
+                circuit.close()
+                refusals[circuit.path[-1].node_id] = error
+                if len(refusals) == _ATTEMPTS:
+                    raise
+            except BaseException:
+                circuit.close()
+                raise
 
     async def rendezvous(self) -> HostPoint:
         circuit = await self._build("rendezvous")
@@ -103,7 +112,14 @@ class OnionProxy:
 
     # --- inside
 
-    async def _build(self, purpose: str, *, last: NodeId | None = None) -> Circuit:
+    async def _build_exit(self, refusals: Mapping[NodeId, Refused]) -> Circuit:
+        try:
+            return await self._build("exit", not_last=refusals)
+        except Refused as error:
+            # No path is left that ends anywhere else: what the exits said is the reason.
+            raise next(iter(refusals.values()), error) from error
+
+    async def _build(self, purpose: str, *, last: NodeId | None = None, not_last: Collection[NodeId] = ()) -> Circuit:
         for attempt in itertools.count(1):
             if self._closed:
                 raise CircuitFailed("the onion proxy is closed")
@@ -116,6 +132,7 @@ class OnionProxy:
                 last=last,
                 guards=self._guards,
                 blame=self._recent_blame(),
+                not_last=not_last,
             )
             try:
                 return await self._build_over(path, purpose)
@@ -158,7 +175,7 @@ class _ExitStreams:
     """The streams of a circuit whose last relay exits; the circuit ends with its last stream."""
 
     def __init__(self, circuit: Circuit) -> None:
-        self.mux = Mux(circuit, circuit.cell_class, first_id=1, on_begin=None)
+        self.mux = Mux(circuit, circuit.cell_class, first_id=1, on_begin=None, hold=Hold(_UNREAD))
         self.mux.on_empty = circuit.close
         circuit.receiver = self
 

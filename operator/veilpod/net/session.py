@@ -15,13 +15,15 @@ from veilpod.core.ids import NodeId
 from veilpod.core.onion import ntor
 from veilpod.core.onion.geometry import LABEL_MAX
 from veilpod.core.onion.layers import Direction, HopKeys, TamperedError, open_end_to_end, put_end_to_end
-from veilpod.core.onion.messages import Create, Handshake, Message, RelayCommand, pack_join, pack_reply, parse_reply
-from veilpod.errors import CircuitFailed, InvalidInput, ProtocolViolation, VeilpodError
+from veilpod.core.onion.messages import Create, EndReason, Handshake, Message, RelayCommand, pack_join, pack_reply, parse_reply
+from veilpod.errors import CircuitFailed, InvalidInput, PeerUnavailable, ProtocolViolation, VeilpodError
 from veilpod.net.circuit import Circuit
-from veilpod.net.streams import Mux, MuxStream
+from veilpod.net.streams import Hold, Mux, MuxStream
 
 log = logging.getLogger(__name__)
 _MEET_TIMEOUT = 30.0
+_UNREAD = 64 << 20  # bytes of all its streams together that a session holds for its user
+_UNACCEPTED = 64  # streams that the peer opened and nobody has taken yet
 
 
 class OnionSession:
@@ -32,7 +34,7 @@ class OnionSession:
         self._circuit = circuit
         self._outward: Direction = keys.forward if guest else keys.backward
         self._inward: Direction = keys.backward if guest else keys.forward
-        self._mux = Mux(self, circuit.cell_class, first_id=1 if guest else 2, on_begin=self._begun)
+        self._mux = Mux(self, circuit.cell_class, first_id=1 if guest else 2, on_begin=self._begun, hold=Hold(_UNREAD))
         self._accepted: asyncio.Queue[MuxStream | None] = asyncio.Queue()
         self._error: VeilpodError | None = None
         circuit.receiver = self
@@ -103,6 +105,9 @@ class OnionSession:
             raise ProtocolViolation("BadLabel", "a stream whose label is not UTF-8") from error
         if not fits:
             raise ProtocolViolation("BadLabel", "a stream with a label that is too short or too long")
+        if self._accepted.qsize() >= _UNACCEPTED:
+            stream.end(EndReason.RESOURCE)
+            return
         stream.accept()
         self._accepted.put_nowait(stream)
 
@@ -146,24 +151,48 @@ class HostPoint:
             self._met.exception()
 
 
+class _Guest:
+    """Waits for the host's answer. The session takes over in the same breath: the host's first words may be in the next cell."""
+
+    def __init__(self, circuit: Circuit, *, cookie: bytes, service_key: bytes) -> None:
+        self._circuit = circuit
+        self._target, self._ephemeral = _target(circuit, cookie, service_key), X25519PrivateKey.generate()
+        self.join = pack_join(cookie, ntor.onionskin(self._target, self._ephemeral))
+        self.met: asyncio.Future[OnionSession] = asyncio.get_running_loop().create_future()
+        circuit.receiver = self
+        if circuit.error is not None:
+            self.on_failed(circuit.error)
+
+    def on_message(self, message: Message) -> None:
+        """The host's answer."""
+        if message.command is not RelayCommand.MET or self.met.done():
+            raise ProtocolViolation("BadMessage", f"{message.command.name} before a meeting", party="relay")
+        seed = ntor.finish(self._target, parse_reply(bytes(message.data)), ephemeral=self._ephemeral)
+        self.met.set_result(OnionSession(self._circuit, HopKeys(seed, self._circuit.cell_class), guest=True))
+
+    def on_failed(self, error: VeilpodError) -> None:
+        """Nobody came, or not who was expected."""
+        if not self.met.done():
+            self.met.set_exception(error)
+            self.met.exception()
+
+
 async def establish(circuit: Circuit, *, cookie: bytes, expires: int) -> HostPoint:
     """Leave a cookie at the circuit's last relay. Raises CircuitFailed."""
+    point = HostPoint(circuit, cookie=cookie, service=X25519PrivateKey.generate(), expires=expires)
     await circuit.ask(RelayCommand.ESTABLISH, cookie, RelayCommand.ESTABLISHED, timeout=_MEET_TIMEOUT)
-    return HostPoint(circuit, cookie=cookie, service=X25519PrivateKey.generate(), expires=expires)
+    return point
 
 
 async def join(circuit: Circuit, *, cookie: bytes, service_key: bytes) -> OnionSession:
     """Meet who waits under a cookie at the circuit's last relay. Raises PeerUnavailable, CircuitFailed."""
-    ephemeral = X25519PrivateKey.generate()
-    target = _target(circuit, cookie, service_key)
-    data = pack_join(cookie, ntor.onionskin(target, ephemeral))
-    answer = await circuit.ask(RelayCommand.JOIN, data, RelayCommand.MET, timeout=_MEET_TIMEOUT)
+    guest = _Guest(circuit, cookie=cookie, service_key=service_key)
+    circuit.send_message(RelayCommand.JOIN, guest.join)
     try:
-        seed = ntor.finish(target, parse_reply(answer), ephemeral=ephemeral)
-    except ProtocolViolation as error:
-        circuit.close()
-        raise CircuitFailed("who answered at the rendezvous does not hold the descriptor's key") from error
-    return OnionSession(circuit, HopKeys(seed, circuit.cell_class), guest=True)
+        async with asyncio.timeout(_MEET_TIMEOUT):
+            return await guest.met
+    except TimeoutError as error:
+        raise PeerUnavailable("who waits at the meeting relay does not answer") from error
 
 
 def _target(circuit: Circuit, cookie: bytes, service_key: bytes) -> ntor.Target:

@@ -12,13 +12,14 @@ import collections
 from collections.abc import Callable
 from typing import Protocol
 
-from veilpod.core.onion.geometry import WINDOW, CellClass
+from veilpod.core.onion.geometry import GEOMETRY, WINDOW, CellClass
 from veilpod.core.onion.messages import FIN, EndReason, Message, RelayCommand, pack_credit, parse_credit
 from veilpod.errors import CircuitFailed, PeerUnavailable, ProtocolViolation, Refused, VeilpodError
 
 MAX_STREAMS = 256
 _OPEN_TIMEOUT = 30.0
 _LAST_ID = 65535
+PIECE = GEOMETRY[CellClass.BULK].inner_data_max  # a write of this size, or a multiple, fills its cells in a session and at an exit
 
 
 class Carrier(Protocol):
@@ -29,6 +30,25 @@ class Carrier(Protocol):
     def send_message(self, command: RelayCommand, data: bytes | memoryview, *, flags: int = 0, stream_id: int = 0) -> None: ...
     async def ready(self) -> None:
         """Wait while too much is queued."""
+
+
+class Hold:
+    """A bound on what many streams together hold for readers who do not come. Over it the next stream that gets data is ended."""
+
+    def __init__(self, limit: int) -> None:
+        self.used = 0
+        self._limit = limit
+
+    def take(self, size: int) -> bool:
+        """Hold so many bytes more, if there is room."""
+        if self.used + size > self._limit:
+            return False
+        self.used += size
+        return True
+
+    def give(self, size: int) -> None:
+        """They were read, or nobody will."""
+        self.used -= size
 
 
 class MuxStream:
@@ -61,8 +81,10 @@ class MuxStream:
         chunk = self._chunks[0]
         if len(chunk) > limit:
             self._chunks[0] = chunk[limit:]
+            self._mux.hold.give(limit)
             return bytes(chunk[:limit])
         self._chunks.popleft()
+        self._mux.hold.give(len(chunk))
         self._consume()
         return bytes(chunk)
 
@@ -97,8 +119,17 @@ class MuxStream:
         """Close at once, with a reason."""
         if not self._closed:
             self._closed = True
+            self.discard()
             self._mux.end(self, reason)
             self._wake()
+
+    def discard(self) -> None:
+        """Nobody will read what has arrived."""
+        self._mux.hold.give(sum(len(chunk) for chunk in self._chunks))
+        self._chunks.clear()
+
+    def __del__(self) -> None:
+        self.discard()
 
     @property
     def piece(self) -> int:
@@ -177,6 +208,10 @@ class MuxStream:
         if self._room < 0 or self._eof:
             raise ProtocolViolation("WindowExceeded", "data beyond the window or behind the end")
         if len(message.data):
+            if not self._mux.hold.take(len(message.data)):
+                self.end(EndReason.RESOURCE)
+                self.fail(PeerUnavailable("more has arrived than can be held: the stream was not read for too long"))
+                return
             self._chunks.append(memoryview(bytes(message.data)))
         else:
             self._consume()
@@ -217,8 +252,10 @@ class MuxStream:
 class Mux:
     """The streams of one carrier. `on_begin` is called for each stream that the peer opens; it accepts or ends it."""
 
-    def __init__(self, carrier: Carrier, cell_class: CellClass, *, first_id: int, on_begin: Callable[[MuxStream], None] | None) -> None:
-        self.carrier = carrier
+    def __init__(
+        self, carrier: Carrier, cell_class: CellClass, *, first_id: int, on_begin: Callable[[MuxStream], None] | None, hold: Hold
+    ) -> None:
+        self.carrier, self.hold = carrier, hold
         self.window = WINDOW[cell_class]
         self._on_begin = on_begin
         self._streams: dict[int, MuxStream] = {}

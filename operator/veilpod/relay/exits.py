@@ -14,7 +14,7 @@ from veilpod.core.onion.directory import parse_endpoint, spell_endpoint
 from veilpod.core.onion.geometry import CellClass
 from veilpod.core.onion.messages import EndReason
 from veilpod.errors import CircuitFailed, PeerUnavailable, ProtocolViolation, VeilpodError
-from veilpod.net.streams import Carrier, Mux, MuxStream
+from veilpod.net.streams import Carrier, Hold, Mux, MuxStream
 
 log = logging.getLogger(__name__)
 _DRAIN_SECONDS = 30.0
@@ -40,9 +40,17 @@ class Exits:
     """The exit streams of one circuit."""
 
     def __init__(
-        self, carrier: Carrier, cell_class: CellClass, *, policy: ExitPolicy, connect_seconds: float, spawn: Spawn, room: Callable[[], bool]
+        self,
+        carrier: Carrier,
+        cell_class: CellClass,
+        *,
+        policy: ExitPolicy,
+        connect_seconds: float,
+        spawn: Spawn,
+        room: Callable[[], bool],
+        hold: Hold,
     ) -> None:
-        self.mux = Mux(carrier, cell_class, first_id=2, on_begin=self._begun)
+        self.mux = Mux(carrier, cell_class, first_id=2, on_begin=self._begun, hold=hold)
         self._policy, self._connect_seconds, self._spawn, self._room = policy, connect_seconds, spawn, room
 
     def close(self) -> None:

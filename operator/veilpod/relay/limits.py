@@ -20,7 +20,8 @@ class Limits:
     extend_seconds: float = 12.0  # shorter than a client's wait, so that the client learns which link failed
     exit_seconds: float = 10.0
     exits: int = 4096
-    queued_bytes: int = 256 << 20
+    queued_bytes: int = 192 << 20
+    unread_bytes: int = 64 << 20  # at all exits together, for services that do not read
     bandwidth: int = 0  # bytes a second over all links, 0 for no bound
 
 

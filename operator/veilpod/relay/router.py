@@ -24,6 +24,7 @@ from veilpod.errors import CircuitFailed, ProtocolViolation
 from veilpod.net.budget import Budget
 from veilpod.net.link import Link, Timing
 from veilpod.net.links import LinkPool
+from veilpod.net.streams import Hold
 from veilpod.relay.circuit import NextHop, RelayCircuit
 from veilpod.relay.exits import ExitPolicy, Exits
 from veilpod.relay.keys import RelayKeys
@@ -44,6 +45,7 @@ class Relay:
         self.circuits: set[RelayCircuit] = set()
         self.links: set[Link] = set()
         self._directory: dict[int, RelayEntry] = {}
+        self._identities: frozenset[bytes] = frozenset()
         self._cookies: dict[bytes, RelayCircuit] = {}
         self._buckets: dict[Link, Bucket] = {}
         rate = self.limits.all_creates_per_second
@@ -51,6 +53,7 @@ class Relay:
         self._scratch = {kind: memoryview(bytearray(geometry.cell)) for kind, geometry in GEOMETRY.items()}
         self._budget = Budget(self.limits.queued_bytes, rate=self.limits.bandwidth)
         self._pool = LinkPool(self, identity=self.keys.identity, budget=self._budget)
+        self._unread = Hold(self.limits.unread_bytes)
         self._tasks: set[asyncio.Task[None]] = set()
         self._handshaking = self._exiting = 0
         self._server: asyncio.Server | None = None
@@ -68,6 +71,7 @@ class Relay:
     def use_directory(self, entries: Sequence[RelayEntry]) -> None:
         """Take the operator's directory: the only relays that are dialled."""
         self._directory = {entry.node_id: entry for entry in entries if entry.identity_key != self.keys.identity_public}
+        self._identities = frozenset(entry.identity_key for entry in self._directory.values())
 
     async def close(self) -> None:
         """Stop listening, close every link, end every task."""
@@ -147,6 +151,7 @@ class Relay:
             connect_seconds=self.limits.exit_seconds,
             spawn=self._spawn_exit,
             room=lambda: self._exiting < self.limits.exits,
+            hold=self._unread,
         )
 
     def count(self, name: str) -> None:
@@ -169,7 +174,7 @@ class Relay:
         return link
 
     def _known(self, link: Link) -> bool:
-        return link.peer is not None and any(entry.identity_key == link.peer for entry in self._directory.values())
+        return link.peer in self._identities
 
     def _refusal(self, link: Link, create: Create) -> DestroyReason | None:
         limit = self.limits.circuits_per_relay_link if self._known(link) else self.limits.circuits_per_link

@@ -10,11 +10,12 @@ import pytest
 from tests.support.onion import entry, network, owner, service, until
 
 from veilpod.core.onion.geometry import GEOMETRY, WINDOW, CellClass
+from veilpod.core.onion.messages import RelayCommand
 from veilpod.errors import CircuitFailed, PeerUnavailable, Refused
 from veilpod.net.circuit import CircuitSummary
 from veilpod.net.onion import OnionProxy
-from veilpod.net.session import OnionSession
-from veilpod.net.streams import MuxStream
+from veilpod.net.session import HostPoint, OnionSession
+from veilpod.net.streams import Hold, MuxStream
 from veilpod.relay.keys import RelayKeys
 
 BIG = os.urandom(8 << 20)
@@ -96,6 +97,23 @@ async def test_an_unlisted_endpoint_is_refused_and_a_withdrawn_one_too():
             await proxy.open("127.0.0.1", port)
 
 
+async def test_an_exit_whose_owner_allows_it_is_found_among_those_that_do_not():
+    async with network() as net, service() as port:
+        net.relays[3].policy.replace([f"127.0.0.1:{port}"])
+        for _ in range(5):
+            stream = await net.proxy().open("127.0.0.1", port)
+            await stream.write(b"x")
+            assert await stream.read() == b"x"
+
+
+async def test_three_relays_that_all_refuse_an_exit_say_so():
+    async with network(3) as net:
+        with pytest.raises(Refused) as caught:
+            await net.proxy().open("127.0.0.1", 9)
+        assert caught.value.reason == "ExitRefused"
+        await until(lambda: not any(relay.circuits for relay in net.relays.values()))
+
+
 async def test_a_service_that_is_down_is_unavailable():
     async with network() as net:
         async with service() as port:
@@ -124,6 +142,48 @@ async def test_a_meeting_carries_labelled_streams_both_ways(cell_class):
 
         _, _, one, two = await both(send(out), send(out2), read_all(into), read_all(into2))
         assert one == two == data
+
+
+async def test_the_hosts_first_words_may_come_with_its_answer(monkeypatch):
+    def eager(self, message, original=HostPoint.on_message):
+        original(self, message)
+        self._met.result().send_message(RelayCommand.BEGIN, b"early", stream_id=2)
+
+    monkeypatch.setattr(HostPoint, "on_message", eager)
+    async with network() as net:
+        for _ in range(5):
+            guest, _ = await meet(net)
+            async with asyncio.timeout(5):
+                label, _ = await guest.accept_stream()
+            assert label == "early"
+
+
+async def test_a_peer_that_opens_streams_that_nobody_takes_is_refused_more_and_not_believed():
+    async with network() as net:
+        guest, host = await meet(net)
+        opened = [await guest.open_stream(f"s{number}") for number in range(64)]
+        with pytest.raises(PeerUnavailable):
+            await guest.open_stream("one too many")
+        await host.accept_stream()
+        await guest.open_stream("there is room again")
+        assert len(opened) == 64
+
+
+async def test_what_nobody_reads_is_held_up_to_a_bound_and_then_the_stream_ends():
+    async with network() as net:
+        guest, host = await meet(net)
+        host._mux.hold = Hold(3 << 20)
+        full, (_, unread) = await guest.open_stream("full"), await host.accept_stream()
+        over, (_, ended) = await guest.open_stream("over"), await host.accept_stream()
+        stuck = asyncio.create_task(full.write(BIG))
+        await until(lambda: host._mux.hold.used > 2 << 20 or unread._room == 0)
+        with pytest.raises(PeerUnavailable):
+            await over.write(BIG)
+        with pytest.raises(PeerUnavailable):
+            await read_all(ended)
+        assert await unread.readexactly(len(BIG)) == BIG
+        await asyncio.wait_for(stuck, 10)
+        assert host._mux.hold.used == 0
 
 
 async def test_ends_of_a_session_see_its_end():

@@ -5,6 +5,7 @@ since the services of one cluster share one. A path is never shortened and never
 it, that is a coded refusal. Paper step 5; what is not here yet: weights by trust and bandwidth, best of several by predicted latency.
 """
 
+import functools
 import ipaddress
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
@@ -29,12 +30,13 @@ def choose_path(
     last: NodeId | None = None,
     guards: Collection[NodeId] = (),
     blame: Mapping[NodeId, int] | None = None,
+    not_last: Collection[NodeId] = (),
 ) -> tuple[RelayEntry, ...]:
     """Choose a path, guard first.
 
     `last` fixes the last hop (a rendezvous). `guards` are preferred first hops; `blame` counts failures that named a relay, and the least
-    blamed are taken as long as there is a path of them. Raises InvalidInput("BadHops"), Refused("TooFewRelays" or "NoDiversePath"),
-    CircuitFailed when `last` is not usable.
+    blamed are taken as long as there is a path of them; `not_last` are no last hops (they do not exit). Raises InvalidInput("BadHops"),
+    Refused("TooFewRelays" or "NoDiversePath"), CircuitFailed when `last` is not usable.
     """
     least = 1 if in_cluster else MIN_HOPS
     if not least <= hops <= MAX_HOPS:
@@ -49,9 +51,11 @@ def choose_path(
     faults = {entry.node_id: 0 if entry is end or blame is None else blame.get(entry.node_id, 0) for entry in usable}
     for bound in sorted(set(faults.values())):
         candidates = [entry for entry in usable if faults[entry.node_id] <= bound]
-        path = _search(candidates, hops, end=end, guards=guards, in_cluster=in_cluster)
-        if path is not None:
-            return path
+        ends = [entry for entry in candidates if entry.node_id not in not_last] if end is None and not_last else [end]
+        for last_hop in ends:
+            path = _search(candidates, hops, end=last_hop, guards=guards, in_cluster=in_cluster)
+            if path is not None:
+                return path
     owners = len({entry.owner for entry in usable})
     raise Refused("NoDiversePath", f"the usable relays belong to {owners} owners where a circuit needs {hops} different ones")
 
@@ -103,5 +107,10 @@ def _fill(
 
 def network(entry: RelayEntry) -> str:
     """The /16 (IPv4) or /32 (IPv6) a relay lies in."""
-    address = ipaddress.ip_address(entry.host)
+    return _network(entry.host)
+
+
+@functools.lru_cache(maxsize=8192)
+def _network(host: str) -> str:
+    address = ipaddress.ip_address(host)
     return str(ipaddress.ip_network((address, 16 if address.version == 4 else 32), strict=False))

@@ -104,6 +104,14 @@ def test_the_least_blamed_relays_are_taken_while_there_is_a_path_of_them():
     assert len(path(relays[:3], blame={NodeId(2): 9})) == 3
 
 
+def test_relays_that_do_not_exit_are_no_last_hops():
+    relays = [entry(n) for n in (1, 2, 3, 4)]
+    for seed in range(20):
+        assert path(relays, seed=seed, not_last=[NodeId(1), NodeId(2)], guards=[NodeId(3)])[-1].node_id in (3, 4)
+    with pytest.raises(Refused):
+        path(relays, not_last=[NodeId(n) for n in (1, 2, 3, 4)])
+
+
 def test_every_relay_gets_its_turn_in_every_place():
     relays = [entry(n) for n in range(1, 6)]
     seen = {(place, hop.node_id) for seed in range(300) for place, hop in enumerate(path(relays, seed=seed))}
