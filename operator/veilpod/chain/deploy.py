@@ -12,6 +12,7 @@ import eth_abi.abi
 from veilpod.chain import contracts, fees
 from veilpod.chain.heads import header
 from veilpod.chain.rpc import Rpc, RpcError
+from veilpod.chain.signing import sign_transaction
 from veilpod.core.ids import Address
 from veilpod.core.keys import SigningKey
 from veilpod.errors import ChainRejected, ChainUnavailable
@@ -48,9 +49,9 @@ async def _create(rpc: Rpc, key: SigningKey, name: str, *arguments: Any) -> tupl
     bid = fees.suggest(base_fee=latest.base_fee, tip=_GWEI)
     try:
         gas = int(await rpc.call("eth_estimateGas", {"from": key.address, "data": code}), 16)
-        raw = _sign(
-            key, await rpc.quantity("eth_chainId"), await rpc.quantity("eth_getTransactionCount", key.address, "latest"), gas, bid, code
-        )
+        chain_id = await rpc.quantity("eth_chainId")
+        nonce = await rpc.quantity("eth_getTransactionCount", key.address, "latest")
+        _, raw = sign_transaction(key, chain_id=chain_id, nonce=nonce, to=None, value=0, data=code, gas=gas * 11 // 10, bid=bid)
         transaction = await rpc.call("eth_sendRawTransaction", raw)
     except RpcError as error:
         raise ChainRejected("CannotDeploy", f"the node refused to deploy {name}: {error}") from error
@@ -61,22 +62,3 @@ async def _create(rpc: Rpc, key: SigningKey, name: str, *arguments: Any) -> tupl
     if int(receipt["status"], 16) != 1:
         raise ChainRejected("CannotDeploy", f"the deployment of {name} was reverted")
     return contracts.address(receipt["contractAddress"]), int(receipt["blockNumber"], 16)
-
-
-def _sign(key: SigningKey, chain_id: int, nonce: int, gas: int, bid: fees.Fees, code: str) -> str:
-    from eth_account import Account  # slow to import: see `rpc`
-
-    signed = Account.sign_transaction(
-        {
-            "type": 2,
-            "chainId": chain_id,
-            "nonce": nonce,
-            "value": 0,
-            "data": code,
-            "gas": gas * 11 // 10,
-            "maxFeePerGas": bid.max_fee,
-            "maxPriorityFeePerGas": bid.priority_fee,
-        },
-        key.secret,
-    )
-    return "0x" + bytes(signed.raw_transaction).hex()

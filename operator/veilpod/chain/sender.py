@@ -12,19 +12,20 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
-from veilpod.chain import contracts, fees
-from veilpod.chain.heads import Header, Heads, header
+from veilpod.chain import fees
+from veilpod.chain.heads import Heads, header
 from veilpod.chain.outbox import Attempt, Outbox, Pending, Settled
 from veilpod.chain.rpc import Rpc, RpcError
+from veilpod.chain.signing import sign_transaction
+from veilpod.chain.simulation import Call, Simulator
 from veilpod.core.ids import Address
 from veilpod.core.keys import SigningKey
-from veilpod.errors import ChainRejected, ChainUnavailable, Transient
+from veilpod.errors import ChainUnavailable, Transient
 
 log = logging.getLogger(__name__)
 
 SETTLE_TIMEOUT = 180.0
 STALL_SECONDS = 30.0
-_GWEI = 10**9
 _KNOWN = ("already known", "known transaction", "already imported", "alreadyknown")
 _FEE_TOO_LOW = ("underpriced", "less than block base fee", "fee too low", "max fee per gas less")
 
@@ -35,17 +36,6 @@ class Receipt:
 
     settled: Settled
     logs: Sequence[Mapping[str, Any]]  # as JSON-RPC spells them
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """What to do: `intent` is its name across crashes, `purpose` the function's name for reports."""
-
-    intent: str
-    purpose: str
-    to: Address
-    data: str
-    value: int = 0
 
 
 class _Turn:
@@ -65,6 +55,7 @@ class Sender:
         self._chain_id = chain_id
         self._clock = clock
         self._sending = asyncio.Lock()
+        self._simulator = Simulator(rpc, heads, key.address)
         self._intents: dict[str, _Turn] = {}
         self._outcomes: dict[int, asyncio.Future[Receipt]] = {}
         self._moved_at: dict[int, float] = {}  # when a nonce was last sent
@@ -113,22 +104,13 @@ class Sender:
         Raises ChainRejected with the custom error's name, Transient when the account lacks coin, ChainUnavailable when it is not
         settled in time: it may still be, so the same intent must be adopted before it is sent again.
         """
-        await self._heads.refresh()  # what the caller has just seen elsewhere may be younger than our last look
-        await self.simulate(call)
-        gas = await self._estimate(call)
-        bid = await self._suggest()
+        await self._simulator.simulate(call)
+        gas = await self._simulator.gas(call)
+        bid = await self._simulator.bid()
         async with self._sending:
             outcome = await self._submit(call, gas, bid)
         self._heads.nudge()
         return await self._settled(outcome)
-
-    async def simulate(self, call: Call) -> None:
-        """Ask the node what would happen now. Raises ChainRejected with the custom error's name."""
-        try:
-            # By hash: on a chain that was emptied under us a call to no contract would succeed, and the coin would be gone.
-            await self._rpc.call("eth_call", self._request(call), self._heads.latest.tag)
-        except RpcError as error:
-            raise self._refusal(call, error) from error
 
     async def crank(self) -> None:
         """Look after everything that is not settled: settle, send again, raise fees. Lowest nonce first. Raises ChainUnavailable."""
@@ -137,7 +119,7 @@ class Sender:
 
     async def _submit(self, call: Call, gas: int, bid: fees.Fees) -> asyncio.Future[Receipt]:
         nonce = await self._next_nonce()
-        attempt = self._sign(call.to, call.value, call.data, gas, nonce, bid)
+        attempt = self._sign(call, gas, nonce, bid)
         entry = Pending(
             nonce=nonce,
             intent=call.intent,
@@ -176,7 +158,7 @@ class Sender:
             if any(text in message for text in _FEE_TOO_LOW):
                 self._moved_at[entry.nonce] = self._clock() - STALL_SECONDS  # raise it at the next look
                 return
-            raise self._no_coin(error) or Transient(f"the node refused a transaction: {error.message}") from error
+            raise self._simulator.no_coin(error) or Transient(f"the node refused a transaction: {error.message}") from error
         log.info("chain.sent", extra={"purpose": entry.purpose, "transaction": entry.attempts[-1].hash})
 
     async def _advance(self, entry: Pending) -> None:
@@ -222,10 +204,10 @@ class Sender:
 
     async def _raise_fee(self, entry: Pending) -> Pending:
         last = entry.attempts[-1]
-        bid = fees.raised(fees.Fees(max_fee=last.max_fee, priority_fee=last.priority_fee), await self._suggest())
+        bid = fees.raised(fees.Fees(max_fee=last.max_fee, priority_fee=last.priority_fee), await self._simulator.bid())
         if bid is None:
             return entry
-        attempt = self._sign(entry.to, entry.value, entry.data, entry.gas, entry.nonce, bid)
+        attempt = self._sign(_call(entry), entry.gas, entry.nonce, bid)
         entry = dataclasses.replace(entry, attempts=(*entry.attempts, attempt))
         self._outbox.put(entry)
         log.info("chain.fee_raised", extra={"purpose": entry.purpose, "transaction": attempt.hash})
@@ -247,7 +229,7 @@ class Sender:
             fee=int(receipt["gasUsed"], 16) * int(receipt.get("effectiveGasPrice", "0x0"), 16),
             value=entry.value,
         )
-        refusal = None if settled.succeeded else await self._why(entry, block)
+        refusal = None if settled.succeeded else await self._simulator.why(_call(entry), block)
         outcome = self._outcome(entry.nonce)
         self._outbox.settle(settled)
         self._clear(entry.nonce)
@@ -259,17 +241,6 @@ class Sender:
         else:
             outcome.set_exception(refusal)
 
-    async def _why(self, entry: Pending, block: Header) -> ChainRejected:
-        """Replay a reverted transaction before its block, then after it: one of them is close enough to name the error."""
-        request = {"from": self.address, "to": entry.to, "data": entry.data, "value": hex(entry.value)}
-        for number in (block.number - 1, block.number):
-            try:
-                await self._rpc.call("eth_call", request, hex(number))
-            except RpcError as error:
-                name = contracts.error_name(error.data or b"")
-                return ChainRejected(_reason(name), f"{entry.purpose} was reverted in a block: {name or error.message}")
-        return ChainRejected("Reverted", f"{entry.purpose} was reverted in a block, and would not be any more")
-
     async def _settled(self, outcome: asyncio.Future[Receipt]) -> Receipt:
         try:
             async with asyncio.timeout(SETTLE_TIMEOUT):
@@ -277,61 +248,11 @@ class Sender:
         except TimeoutError as error:
             raise ChainUnavailable("a transaction is sent and not settled yet") from error
 
-    async def _estimate(self, call: Call) -> int:
-        try:
-            estimate = int(await self._rpc.call("eth_estimateGas", self._request(call), "latest"), 16)
-        except RpcError as error:
-            raise self._refusal(call, error) from error
-        return estimate * 5 // 4 + 20_000  # what others do before us in the block may make ours dearer; unused gas costs nothing
-
-    async def _suggest(self) -> fees.Fees:
-        try:
-            tip = int(await self._rpc.call("eth_maxPriorityFeePerGas"), 16)
-        except RpcError:
-            tip = _GWEI  # the method is no standard; the going price on most chains
-        return fees.suggest(base_fee=self._heads.latest.base_fee, tip=tip)
-
-    def _request(self, call: Call) -> dict[str, str]:
-        return {"from": self.address, "to": call.to, "data": call.data, "value": hex(call.value)}
-
-    def _refusal(self, call: Call, error: RpcError) -> Exception:
-        name = contracts.error_name(error.data or b"")
-        if name is not None:
-            return ChainRejected(_reason(name), f"{call.purpose} would be reverted: {name}")
-        if no_coin := self._no_coin(error):
-            return no_coin
-        if error.code == 3 or "revert" in error.message.lower():
-            return ChainRejected("Reverted", f"{call.purpose} would be reverted: {error.message}")
-        return ChainUnavailable(f"the node refused to simulate {call.purpose}: {error.message}")
-
-    def _no_coin(self, error: RpcError) -> Transient | None:
-        if "insufficient funds" not in error.message.lower():
-            return None
-        return Transient(f"the account {self.address} has too little coin for gas and value: send it some", retry_after=30)
-
-    def _sign(self, to: str, value: int, data: str, gas: int, nonce: int, bid: fees.Fees) -> Attempt:
-        from eth_account import Account  # imported with web3, by who connected
-
-        signed = Account.sign_transaction(
-            {
-                "type": 2,
-                "chainId": self._chain_id,
-                "nonce": nonce,
-                "to": to,
-                "value": value,
-                "data": data,
-                "gas": gas,
-                "maxFeePerGas": bid.max_fee,
-                "maxPriorityFeePerGas": bid.priority_fee,
-            },
-            self._key.secret,
+    def _sign(self, call: Call, gas: int, nonce: int, bid: fees.Fees) -> Attempt:
+        transaction, raw = sign_transaction(
+            self._key, chain_id=self._chain_id, nonce=nonce, to=call.to, value=call.value, data=call.data, gas=gas, bid=bid
         )
-        return Attempt(
-            hash="0x" + bytes(signed.hash).hex(),
-            raw="0x" + bytes(signed.raw_transaction).hex(),
-            max_fee=bid.max_fee,
-            priority_fee=bid.priority_fee,
-        )
+        return Attempt(hash=transaction, raw=raw, max_fee=bid.max_fee, priority_fee=bid.priority_fee)
 
     def _outcome(self, nonce: int) -> asyncio.Future[Receipt]:
         if nonce not in self._outcomes:
@@ -350,8 +271,8 @@ class Sender:
         self._mined.discard(nonce)
 
 
-def _reason(name: str | None) -> str:
-    return name.partition("(")[0] if name else "Reverted"
+def _call(entry: Pending) -> Call:
+    return Call(intent=entry.intent, purpose=entry.purpose, to=Address(entry.to), data=entry.data, value=entry.value)
 
 
 def _retrieved(outcome: "asyncio.Future[Receipt]") -> None:

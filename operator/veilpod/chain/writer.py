@@ -14,7 +14,8 @@ import eth_abi.abi
 from veilpod.chain import contracts
 from veilpod.chain.heads import Header, Heads
 from veilpod.chain.reader import Reader
-from veilpod.chain.sender import Call, Receipt, Sender
+from veilpod.chain.sender import Receipt, Sender
+from veilpod.chain.simulation import Call
 from veilpod.core.canonical import keccak256
 from veilpod.core.channel.state import ChannelState, channel_id, pack_terms
 from veilpod.core.entities import ChainChannel, ChainTask, ChannelPhase, ChannelTerms, NodeStatus, Role, TaskPhase, Terms

@@ -7,11 +7,11 @@ the shell calls `next_message` from time to time until `finished` or until its p
 """
 
 import dataclasses
-import enum
 from collections.abc import Iterable
 from typing import Any
 
 from veilpod.core.channel import messages, rules
+from veilpod.core.channel.effects import Covered, Effect, Effects, Finished, Party, Persist, Send, Violated
 from veilpod.core.channel.messages import Cosign, Flush, Message, Propose, Reject
 from veilpod.core.channel.records import ReceiptRecord, Record, Signed, StateRecord
 from veilpod.core.channel.rules import Link, Progress
@@ -20,53 +20,7 @@ from veilpod.core.keys import SigningKey, recover
 from veilpod.core.receipt import Receipt
 from veilpod.errors import InvalidInput, ProtocolViolation
 
-
-class Party(enum.Enum):
-    """Which account of the channel is ours."""
-
-    A = "a"
-    B = "b"
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Persist:
-    """Append to the journal, and do nothing of what follows before it is on the disk."""
-
-    record: Record
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Send:
-    """Give the peer's operator a message. It may get lost."""
-
-    payload: dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Covered:
-    """Both have signed for so many bytes since the start of the link: each agent's credit is what its peer has received."""
-
-    received_by_a: int
-    received_by_b: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
-    """Both have signed the final state, and for closing with it."""
-
-    signed: Signed
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Violated:
-    """The peer did what no honest peer does, or says so of us. `fatal`: no further state will be agreed on; the newest one stands."""
-
-    code: str
-    fatal: bool
-
-
-Effect = Persist | Send | Covered | Finished | Violated
-Effects = tuple[Effect, ...]
+__all__ = ["Covered", "Effect", "Effects", "Finished", "Machine", "Party", "Persist", "Send", "Violated"]
 
 
 class Machine:
