@@ -1,114 +1,20 @@
-"""The API server as the first reader of a manifest: what it completes, what it refuses in which words, what a status may never claim."""
+"""The API server as the first reader of a manifest: what it completes, and what it refuses in which words."""
 
-import copy
-import datetime
 import json
 import subprocess
-from typing import Any
 
 import pytest
 
 from localcluster import layout
 from tests.e2e.conftest import Cluster
+from tests.e2e.kinds_world import ACCOUNTS, ASSIGNMENT, CHANNEL, DATASET, SPEC, TASK_ID, changed, dry_run, maker, manifest
 
 pytestmark = pytest.mark.e2e
-
-Manifest = dict[str, Any]
-
-SPEC: Manifest = {
-    "program": {"image": "registry.example/fedavg@sha256:" + "a" * 64, "command": ["python", "-m", "fedavg"]},
-    "roles": [{"name": "hub", "args": ["aggregate"]}, {"name": "site", "replicas": 2, "args": ["train"]}],
-    "topology": {"type": "Star", "hub": "hub", "ports": [9092]},
-    "inputs": [
-        {"dataset": "wdbc-north", "to": {"role": "site", "index": 0}, "path": "train.csv"},
-        {"dataset": "wdbc-south", "to": {"role": "site", "index": 1}, "path": "train.csv"},
-    ],
-    "result": {"from": "hub", "recipient": "veil1" + "A" * 1622},
-    "payment": {"budget": "0.03", "perServer": "0.01"},
-    "quorum": {"role": "site", "min": 2},
-}
-TASK_ID = "0x" + "ab" * 32
-ACCOUNTS = ("0x" + "0A" * 20, "0x" + "Bb" * 20)
-ASSIGNMENT: Manifest = {
-    "taskId": TASK_ID,
-    "index": 1,
-    "role": "site",
-    "node": 3,
-    "requester": ACCOUNTS[0],
-    "specHash": TASK_ID,
-    "sandboxClassName": "standard",
-    "task": "{}",
-}
-CHANNEL: Manifest = {
-    "channelId": TASK_ID,
-    "a": ACCOUNTS[0],
-    "b": ACCOUNTS[1],
-    "asset": "0x" + "0" * 40,
-    "lane": 2**48 - 1,
-    "challengePeriod": 3600,
-    "penaltyBps": 0,
-    "deposit": "1000000000000000",
-    "peerDeposit": "1000000000000000",
-    "assignment": "ta-abababababababab-1",
-    "peerIndex": 0,
-}
-DATASET: Manifest = {"dataset": "wdbc-north", "digest": "sha256:" + "c" * 64, "size": 1 << 33, "owner": ACCOUNTS[1]}
-
-
-def manifest(kind: str, name: str, spec: Manifest) -> Manifest:
-    return {"apiVersion": "veilpod.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
-
-
-def changed(spec: Manifest, path: str, value: Any) -> Manifest:
-    """Return a copy with one field set, or removed for None."""
-    copied = copy.deepcopy(spec)
-    *parents, last = (int(key) if key.isdigit() else key for key in path.split("."))
-    node: Any = copied
-    for key in parents:
-        node = node[key] if isinstance(key, int) else node.setdefault(key, {})
-    if value is None:
-        del node[last]
-    else:
-        node[last] = value
-    return copied
-
-
-def dry_run(cluster: Cluster, document: Manifest) -> tuple[Manifest | None, str]:
-    """Offer a manifest to the API server: what it would store, or its refusal."""
-    result = cluster.run("create", "--dry-run=server", "--output=json", "--filename=-", stdin=json.dumps(document))
-    return (json.loads(result.stdout), "") if result.returncode == 0 else (None, result.stderr)
-
-
-def condition(kind: str, status: str = "True") -> Manifest:
-    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return {"type": kind, "status": status, "reason": "Observed", "message": "", "lastTransitionTime": now, "observedGeneration": 1}
-
-
-class Status:
-    """Writes an object's status the way an operator does: a merge patch that replaces the list of conditions."""
-
-    def __init__(self, cluster: Cluster, kind: str, name: str) -> None:
-        self.cluster, self.target = cluster, (kind, name)
-
-    def patch(self, *conditions: str, **fields: Any) -> str:
-        """Return the API server's refusal, or nothing."""
-        status = fields | ({"conditions": [condition(*item.split("=")) for item in conditions]} if conditions else {})
-        arguments = ("patch", *self.target, "--subresource=status", "--type=merge", "--patch", json.dumps({"status": status}))
-        result = self.cluster.run(*arguments)
-        return "" if result.returncode == 0 else result.stderr
 
 
 @pytest.fixture
 def make(cluster_release: Cluster, request: pytest.FixtureRequest):
-    """Create an object that is gone after the test."""
-
-    def create(kind: str, spec: Manifest) -> Status:
-        name = request.node.originalname.replace("_", "-")[:60].strip("-")
-        cluster_release.kubectl("create", "--filename=-", stdin=json.dumps(manifest(kind, name, spec)))
-        request.addfinalizer(lambda: cluster_release.kubectl("delete", kind, name))
-        return Status(cluster_release, kind, name)
-
-    return create
+    return maker(cluster_release, request)
 
 
 # -- what is completed
@@ -279,87 +185,6 @@ def test_an_owner_may_change_who_is_granted_the_data(make):
     made = make("Dataset", DATASET)
     made.cluster.kubectl("patch", *made.target, "--type=merge", "--patch", json.dumps({"spec": {"policy": {"requesters": [ACCOUNTS[0]]}}}))
     assert made.cluster.get(*made.target)["spec"]["policy"]["requesters"] == [ACCOUNTS[0]]
-
-
-# -- what a status may never claim
-
-
-@pytest.mark.parametrize(("kind", "spec"), [("ComputeTask", SPEC), ("TaskAssignment", ASSIGNMENT)])
-def test_nothing_is_settled_before_its_sandboxes_are_destroyed(make, kind, spec):
-    status = make(kind, spec)
-    assert "Settled only after SandboxDestroyed" in status.patch("Settled")
-    assert "Settled only after SandboxDestroyed" in status.patch("SandboxDestroyed=Unknown", "Settled")
-    assert status.patch("SandboxDestroyed", "Settled") == ""
-
-
-@pytest.mark.parametrize(("kind", "spec"), [("ComputeTask", SPEC), ("TaskAssignment", ASSIGNMENT)])
-def test_what_was_destroyed_stays_destroyed(make, kind, spec):
-    status = make(kind, spec)
-    assert status.patch("SandboxDestroyed=False") == ""
-    assert status.patch("SandboxDestroyed") == ""
-    assert "never reverts" in status.patch("SandboxDestroyed=Unknown")
-
-
-@pytest.mark.parametrize(("kind", "spec"), [("ComputeTask", SPEC), ("TaskAssignment", ASSIGNMENT)])
-def test_a_condition_never_disappears_and_neither_does_a_status(make, kind, spec):
-    status = make(kind, spec)
-    assert status.patch("Requested", "Scheduled=False") == ""
-    assert "never disappears" in status.patch("Requested")
-    removed = status.cluster.run(
-        "patch", *status.target, "--subresource=status", "--type=merge", "--patch", '{"status":{"conditions":null}}'
-    )
-    assert "never disappears" in removed.stderr
-    emptied = status.cluster.run("patch", *status.target, "--subresource=status", "--type=merge", "--patch", '{"status":null}')
-    assert "never removed" in emptied.stderr
-
-
-def test_a_task_has_no_published_key_before_the_network_is_isolated(make):
-    status = make("ComputeTask", SPEC)
-    assert "only while NetworkIsolated is True" in status.patch("KeyPublished")
-    assert status.patch("NetworkIsolated=False") == ""
-    assert "only while NetworkIsolated is True" in status.patch("NetworkIsolated=False", "KeyPublished")
-    assert status.patch("NetworkIsolated", "KeyPublished") == ""
-
-
-def test_a_server_has_no_published_key_before_its_host_is_shut_out(make):
-    status = make("TaskAssignment", ASSIGNMENT)
-    assert "HostAccessDenied" in status.patch("NetworkIsolated", "KeyPublished")
-    assert "HostAccessDenied" in status.patch("NetworkIsolated", "HostAccessDenied=Unknown", "KeyPublished")
-    assert status.patch("NetworkIsolated", "HostAccessDenied", "KeyPublished") == ""
-
-
-def test_a_hole_in_the_fence_can_be_reported_after_the_key_was_published(make):
-    status = make("TaskAssignment", ASSIGNMENT)
-    assert status.patch("NetworkIsolated", "HostAccessDenied", "KeyPublished") == ""
-    assert status.patch("NetworkIsolated", "HostAccessDenied=False", "KeyPublished") == ""
-
-
-def test_a_key_and_a_pod_belong_to_one_incarnation(make):
-    status = make("TaskAssignment", ASSIGNMENT)
-    first, second = "0x" + "11" * 32, "0x" + "22" * 32
-    pod, other = "a" * 8 + "-aaaa" * 3 + "-" + "a" * 12, "b" * 8 + "-bbbb" * 3 + "-" + "b" * 12
-    assert status.patch(incarnation=1, podUID=pod, keyFingerprint=first) == ""
-    assert "a higher incarnation" in status.patch(keyFingerprint=second)
-    assert "a higher incarnation" in status.patch(keyFingerprint=None)
-    assert "a higher incarnation" in status.patch(podUID=other)
-    assert "counted upwards" in status.patch(incarnation=0)
-    assert status.patch(incarnation=2, podUID=other, keyFingerprint=None) == ""
-    assert status.patch(keyFingerprint=second) == ""
-
-
-def test_a_channels_newest_state_never_gives_way_to_an_older_one(make):
-    status = make("StateChannel", CHANNEL)
-    assert status.patch(epoch=1, sequence=7, balanceA="1", balanceB="2") == ""
-    assert "never gives way" in status.patch(sequence=6)
-    assert "never gives way" in status.patch(epoch=0, sequence=9)
-    assert status.patch(epoch=2, sequence=0) == ""
-
-
-def test_a_tasks_id_and_key_are_written_once(make):
-    status = make("ComputeTask", SPEC)
-    assert status.patch(taskId=TASK_ID, taskKey=ACCOUNTS[0]) == ""
-    assert "never changes" in status.patch(taskId="0x" + "cd" * 32)
-    assert "written once" in status.patch(taskKey=ACCOUNTS[1])
 
 
 # -- how it feels

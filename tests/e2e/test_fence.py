@@ -2,14 +2,15 @@
 
 import copy
 import json
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from localcluster import layout, waiting
+from localcluster import waiting
+from tests.e2e import fence_world
 from tests.e2e.conftest import Cluster
+from tests.e2e.fence_world import IMAGE, OPERATOR, RELEASE, SANDBOXES, SECONDS, TENANT, helm, refusal, sandbox
 from tests.support.specs import star_spec
 from veilpod.core.ids import ServerIndex, TaskId
 from veilpod.core.sandbox_class import SandboxClass
@@ -17,108 +18,11 @@ from veilpod.kube.sandbox_pod import Assignment, sandbox_pod
 
 pytestmark = pytest.mark.e2e
 
-Manifest = dict[str, Any]
-
-PARTY, RELEASE = "fence-test", "north"
-SANDBOXES = f"{PARTY}-sandboxes"
-OPERATOR = f"system:serviceaccount:{PARTY}:{RELEASE}-operator"
-FINALIZER = "veilpod.dev/evidence"
-# All rights in the namespace, and the right to change the namespace itself, as somebody's cluster role may grant them.
-TENANT = ("--as=tenant", "--as-group=system:authenticated")
-IMAGE = "registry.example/none@sha256:" + "0" * 64
-SECONDS = 60
-
-
-def container(image: str, command: list[str]) -> Manifest:
-    return {
-        "image": image,
-        "imagePullPolicy": "IfNotPresent",
-        "command": command,
-        "securityContext": {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}},
-        "resources": {kind: {"cpu": "20m", "memory": "32Mi"} for kind in ("requests", "limits")},
-        "volumeMounts": [{"name": "scratch", "mountPath": "/tmp"}],
-    }
-
-
-def sandbox(image: str = IMAGE, name: str = "sandbox") -> Manifest:
-    """A pod with everything that the fence asks for."""
-    wait = ["python3", "-c", "import signal; signal.signal(15, lambda *_: exit(0)); signal.pause()"]
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "namespace": SANDBOXES, "finalizers": [FINALIZER]},
-        "spec": {
-            "serviceAccountName": "sandbox",
-            "automountServiceAccountToken": False,
-            "enableServiceLinks": False,
-            "restartPolicy": "Never",
-            "activeDeadlineSeconds": 600,
-            "terminationGracePeriodSeconds": 5,
-            "dnsPolicy": "None",
-            "dnsConfig": {"nameservers": ["127.0.0.1"]},
-            "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
-            "initContainers": [container(image, wait) | {"name": "agent", "restartPolicy": "Always"}],
-            "containers": [container(image, wait) | {"name": "seal"}],
-            "volumes": [
-                {"name": "scratch", "emptyDir": {"medium": "Memory", "sizeLimit": "8Mi"}},
-                {"name": "uid", "downwardAPI": {"items": [{"path": "uid", "fieldRef": {"fieldPath": "metadata.uid"}}]}},
-            ],
-        },
-    }
-
-
-def helm(cluster: Cluster, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    contracts = [f"chain.contracts.{name}=0x{'1' * 40}" for name in ("registry", "scheduler", "channels")]
-    images = [f"images.{name}.digest=sha256:{'0' * 64}" for name in ("operator", "agent")]
-    values = ["roles.compute=true", "chain.rpcUrl=http://198.19.255.1:1", "chain.keySecret.name=chain-key", *contracts, *images]
-    command = ["helm", *arguments, RELEASE, str(layout.REPOSITORY / "helm" / "veilpod"), "--namespace", PARTY]
-    return subprocess.run(
-        [*command, "--set", ",".join(values), "--set", "chain.chainId=1"],
-        env=cluster.environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
 
 @pytest.fixture(scope="module")
 def fenced(cluster_release: Cluster) -> Iterator[Cluster]:
-    """A compute release, and a tenant who may do anything that RBAC can allow in its sandbox namespace."""
-    cluster = cluster_release
-    result = helm(cluster, "install", "--create-namespace")
-    assert result.returncode == 0, result.stderr
-    anything = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}
-    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "fence-test-tenant"}}
-    tenant = {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "tenant"}
-    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "fence-test-tenant"}
-    namespaces = {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get", "update", "patch"]}
-    cluster.apply(
-        role | {"kind": "ClusterRole", "rules": [namespaces]},
-        role | {"kind": "ClusterRoleBinding", "roleRef": reference, "subjects": [tenant]},
-        {**role, "kind": "Role", "metadata": {"name": "tenant", "namespace": SANDBOXES}, "rules": [anything]},
-        {
-            **role,
-            "kind": "RoleBinding",
-            "metadata": {"name": "tenant", "namespace": SANDBOXES},
-            "roleRef": reference | {"kind": "Role", "name": "tenant"},
-            "subjects": [tenant],
-        },
-    )
-    assert waiting.until(lambda: cluster.run("auth", "can-i", "create", "pods", "-n", SANDBOXES, *TENANT).returncode == 0, timeout=SECONDS)
-    yield cluster
-    result = subprocess.run(["helm", "uninstall", RELEASE, "--namespace", PARTY], env=cluster.environment, capture_output=True, check=False)
-    assert result.returncode == 0, result.stderr
-    cluster.kubectl("delete", "clusterrole,clusterrolebinding", "fence-test-tenant")
-    # The controllers of Kubernetes pass the fence, or a namespace would never end.
-    cluster.kubectl("delete", "namespace", SANDBOXES, PARTY, f"--timeout={SECONDS}s")
-
-
-def refusal(cluster: Cluster, *arguments: str, document: Manifest | None = None) -> str:
-    stdin = json.dumps(document) if document is not None else None
-    result = cluster.run(*arguments, *(("--filename=-",) if document is not None else ()), stdin=stdin)
-    assert result.returncode != 0, f"not refused: {result.stdout}"
-    return result.stderr
+    with fence_world.party(cluster_release) as cluster:
+        yield cluster
 
 
 # -- what stands around the pods
@@ -290,98 +194,6 @@ def test_a_pod_that_is_no_sandbox_is_refused_even_to_the_operator(fenced: Cluste
     else:
         node[last] = value
     assert words in refusal(fenced, "create", "--dry-run=server", f"--as={OPERATOR}", document=document)
-
-
-# -- a running sandbox
-
-
-@pytest.fixture(scope="module")
-def running(fenced: Cluster, base_image: str) -> Iterator[str]:
-    fenced.kubectl("create", "--filename=-", f"--as={OPERATOR}", stdin=json.dumps(sandbox(base_image, "running")))
-    fenced.kubectl("wait", "pod/running", "-n", SANDBOXES, "--for=condition=Ready", f"--timeout={SECONDS}s")
-    yield "running"
-    release = ("patch", "pod/running", "-n", SANDBOXES, "--type=merge", "--patch", '{"metadata":{"finalizers":null}}', f"--as={OPERATOR}")
-    fenced.run("delete", "pod/running", "-n", SANDBOXES, "--wait=false")
-    fenced.run(*release)
-
-
-def test_nobody_gets_into_a_sandbox(fenced: Cluster, running: str):
-    inside = ("-n", SANDBOXES, running)
-    for command in (
-        ("exec", *inside, "--", "python3"),
-        ("attach", *inside),
-        ("get", "--raw", f"/api/v1/namespaces/{SANDBOXES}/pods/{running}/proxy/"),
-        ("debug", *inside, f"--image={IMAGE}", "--profile=restricted"),
-    ):
-        assert "nobody gets into a sandbox" in refusal(fenced, *command)
-    forward = fenced.run("create", "--raw", f"/api/v1/namespaces/{SANDBOXES}/pods/{running}/portforward", "--filename=-", stdin="{}")
-    assert "nobody gets into a sandbox" in forward.stderr
-
-
-def test_a_sandbox_is_not_resized_while_it_runs(fenced: Cluster, running: str):
-    patch = {"spec": {"containers": [{"name": "seal", "resources": {kind: {"cpu": "30m"} for kind in ("requests", "limits")}}]}}
-    said = refusal(fenced, "patch", "pod", running, "-n", SANDBOXES, "--subresource=resize", "--patch", json.dumps(patch))
-    assert "nobody gets into a sandbox" in said
-
-
-def test_destruction_is_not_faked_by_force(fenced: Cluster, running: str):
-    one = ("delete", "pod", running, "-n", SANDBOXES, "--force", "--grace-period=0")
-    everything = ("delete", "pods", "--all", "-n", SANDBOXES, "--force", "--grace-period=0")
-    for command in (one, everything, (*one, *TENANT), (*one, f"--as={OPERATOR}")):
-        assert "never deleted by force" in refusal(fenced, *command)
-    eviction = {
-        "apiVersion": "policy/v1",
-        "kind": "Eviction",
-        "metadata": {"name": running, "namespace": SANDBOXES},
-        "deleteOptions": {"gracePeriodSeconds": 0},
-    }
-    path = f"/api/v1/namespaces/{SANDBOXES}/pods/{running}/eviction"
-    assert "never evicted by force" in refusal(fenced, "create", "--raw", path, document=eviction)
-    assert "deletionTimestamp" not in fenced.get("pod", running, "-n", SANDBOXES)["metadata"]
-
-
-def test_destruction_is_not_faked_in_the_status(fenced: Cluster, running: str):
-    pod = fenced.get("pod", running, "-n", SANDBOXES)["status"]
-    ended = [item | {"state": {"terminated": {"exitCode": 0}}, "ready": False, "started": False} for item in pod["containerStatuses"]]
-    for status in ({"phase": "Succeeded"}, {"containerStatuses": ended}, {"initContainerStatuses": []}, {"podIP": "198.51.100.1"}):
-        patch = (
-            "patch",
-            "pod",
-            running,
-            "-n",
-            SANDBOXES,
-            "--subresource=status",
-            "--type=merge",
-            "--patch",
-            json.dumps({"status": status}),
-        )
-        for who in ((), TENANT):
-            assert "only its node says" in refusal(fenced, *patch, *who)
-
-
-def test_only_the_operator_lets_the_evidence_go(fenced: Cluster, running: str):
-    patch = ("patch", "pod", running, "-n", SANDBOXES, "--type=merge", "--patch", '{"metadata":{"finalizers":null}}')
-    for extra in ((), TENANT, ("--subresource=status",), ("--subresource=status", *TENANT)):
-        said = refusal(fenced, *patch, *extra)
-        assert "takes the finalizer veilpod.dev/evidence away" in said or "only the operator of this namespace" in said
-    assert fenced.get("pod", running, "-n", SANDBOXES)["metadata"]["finalizers"] == [FINALIZER]
-
-
-def test_a_graceful_end_is_the_nodes_word_and_the_operators_last_act(fenced: Cluster, base_image: str):
-    name = "ending"
-    fenced.kubectl("create", "--filename=-", f"--as={OPERATOR}", stdin=json.dumps(sandbox(base_image, name)))
-    fenced.kubectl("wait", f"pod/{name}", "-n", SANDBOXES, "--for=condition=Ready", f"--timeout={SECONDS}s")
-    fenced.kubectl("delete", "pod", name, "-n", SANDBOXES, "--wait=false", f"--as={OPERATOR}")
-
-    def destroyed() -> bool:
-        pod = fenced.get("pod", name, "-n", SANDBOXES)
-        states = [item["state"] for key in ("containerStatuses", "initContainerStatuses") for item in pod["status"][key]]
-        return pod["metadata"].get("deletionGracePeriodSeconds") == 0 and all("terminated" in state for state in states)
-
-    assert waiting.until(destroyed, timeout=SECONDS)
-    release = ("patch", "pod", name, "-n", SANDBOXES, "--type=merge", "--patch", '{"metadata":{"finalizers":null}}')
-    fenced.kubectl(*release, f"--as={OPERATOR}")
-    assert waiting.until(lambda: "NotFound" in fenced.run("get", "pod", name, "-n", SANDBOXES).stderr, timeout=SECONDS)
 
 
 # -- what the operator may
