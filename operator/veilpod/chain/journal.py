@@ -25,7 +25,7 @@ class Journal:
         self._lock = lock
         self._files: dict[ChannelId, RecordFile] = {}
         self._records: dict[ChannelId, list[Record]] = {}
-        self._appending = threading.Lock()
+        self._appending = threading.RLock()
 
     @classmethod
     def open(cls, directory: pathlib.Path) -> "Journal":
@@ -62,12 +62,13 @@ class Journal:
             raise
 
     def records(self, channel: ChannelId) -> Sequence[Record]:
-        """A channel's records, oldest first: what a machine is made again from."""
-        return tuple(self._records.get(channel, ()))
+        """A channel's records, oldest first: what a machine is made again from. Waits for an append that is under way."""
+        with self._appending:
+            return tuple(self._records.get(channel, ()))
 
     def newest(self, channel: ChannelId) -> Signed | None:
         """The newest state that both have signed."""
-        states = [record.signed for record in self._records.get(channel, ()) if isinstance(record, StateRecord)]
+        states = [record.signed for record in self.records(channel) if isinstance(record, StateRecord)]
         return max((signed for signed in states if signed.complete), key=lambda signed: signed.state.version, default=None)
 
     def channels(self) -> Mapping[ChannelId, Signed | None]:
