@@ -71,7 +71,7 @@ async def _rights(kubectl: Kubectl) -> list[Finding]:
 async def _tried(kubectl: Kubectl, image: str | None) -> list[Finding]:
     try:
         async with _namespace(kubectl) as inside:
-            found = [findings.sidecars(await _dry_run_sidecar(inside)), findings.pod_security(await _dry_run_privileged(inside))]
+            found = [await _dry_run_sidecar(inside), findings.pod_security(await _dry_run_privileged(inside))]
             if image is None:
                 return [*found, findings.skipped("NetworkPolicy", "not tried without an image", _IMAGE_REMEDY)]
             return [*found, *await probes.network(inside, image)]
@@ -93,15 +93,11 @@ async def _namespace(kubectl: Kubectl) -> AsyncIterator[Kubectl]:
             await asyncio.shield(kubectl.ask("delete", "namespace", name, "--wait=false"))
 
 
-async def _dry_run_sidecar(kubectl: Kubectl) -> dict[str, Any] | None:
-    pod = probes.pod("sidecar", "image.invalid/none", command=["true"])
-    sidecar = {**pod["spec"]["containers"][0], "name": "sidecar", "restartPolicy": "Always"}
-    pod["spec"]["initContainers"] = [sidecar]
+async def _dry_run_sidecar(kubectl: Kubectl) -> Finding:
+    pod = probes.pod("sequence", "image.invalid/none", command=["true"])
+    pod["spec"]["initContainers"] = [{**pod["spec"]["containers"][0], "name": "sidecar", "restartPolicy": "Always"}]
     answer = await _created(kubectl, pod)
-    if answer.code:
-        return None
-    found: dict[str, Any] = json.loads(answer.stdout)
-    return found
+    return findings.sidecars(None if answer.code else json.loads(answer.stdout), refusal=answer.stderr)
 
 
 async def _dry_run_privileged(kubectl: Kubectl) -> str | None:

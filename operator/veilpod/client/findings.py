@@ -114,11 +114,12 @@ def storage(classes: Sequence[Object]) -> Finding:
     )
 
 
-def sidecars(dry_run: Object | None) -> Finding:
-    """Whether an init container's restartPolicy survives the API server."""
+def sidecars(dry_run: Object | None, *, refusal: str = "") -> Finding:
+    """Whether an init container's restartPolicy survives the API server. None: it refused the pod, with these words."""
     containers = (dry_run or {}).get("spec", {}).get("initContainers", [])
     good = any(item.get("restartPolicy") == "Always" for item in containers)
-    return _find("native sidecars", good, "honoured" if good else "dropped", "turn the SidecarContainers feature on (default since 1.29)")
+    found = "honoured" if good else "dropped" if dry_run is not None else f"the pod was refused: {' '.join(refusal.split())[:160]}"
+    return _find("native sidecars", good, found, "turn the SidecarContainers feature on (default since 1.29)")
 
 
 def pod_security(refusal: str | None) -> Finding:
