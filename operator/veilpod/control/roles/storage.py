@@ -3,7 +3,6 @@
 Thin: `storage_datasets` and `storage_deliveries` hold the rules; here they are wired to the operator's queue, chain and store.
 """
 
-import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from veilpod.control.context import Context
+from veilpod.control.directory import relay_directory, service_endpoint
 from veilpod.control.nodes import ensure_node, keep_alive
 from veilpod.control.role import Key
 from veilpod.control.storage_datasets import Datasets
@@ -20,13 +20,10 @@ from veilpod.core.canonical import from_hex
 from veilpod.core.entities import ChainEvent
 from veilpod.core.entities import Role as NodeRole
 from veilpod.core.ids import ResourceId, TaskId
-from veilpod.core.kinds import DATASETS, SERVICES
-from veilpod.core.onion.directory import RelayEntry, read_directory, spell_endpoint
+from veilpod.core.kinds import DATASETS
 from veilpod.core.store_messages import parse_delivery_event, parse_grant_wanted
-from veilpod.errors import ClusterUnavailable, ProtocolViolation
 
 DELIVERIES = "deliveries"  # keys of the queue that are tasks on chain, not objects
-STORE_PORT = 9101
 _TASK_EVENTS = frozenset({"Assigned", "KeyPublished", "Stopping", "Completed", "Closed"})
 
 log = logging.getLogger(__name__)
@@ -49,7 +46,7 @@ class StorageRole:
             locate=locate_pod(context.cluster, namespace=context.config.namespace, service=context.config.store_service),
             connect=context.connect,
             seal_key=context.node_keys.seal.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption()),
-            directory=self._directory,
+            directory=lambda: relay_directory(context),
             on_event=self._on_event,
             on_ready=self._on_ready,
         )
@@ -82,15 +79,6 @@ class StorageRole:
         datasets = [Key(kind=DATASETS.plural, name=name) for name in await self._datasets.names()]
         return [*datasets, *[Key(kind=DELIVERIES, name=task_key(task)) for task in await self._deliveries.tasks()]]
 
-    async def _directory(self) -> Sequence[RelayEntry]:
-        chain = self._context.config.chain
-        relays, refused = read_directory(
-            await self._context.reader.directory(NodeRole.RELAY), registry=chain.registry, chain_id=chain.chain_id
-        )
-        if refused:
-            log.warning("directory.refused", extra={"relays": len(refused)})
-        return relays
-
     async def _on_event(self, event: str, data: dict[str, Any]) -> None:
         # An event is handled after its acknowledgement too: everything here is idempotent and asked for again after a loss.
         if event == "grant-wanted":
@@ -111,17 +99,3 @@ class StorageRole:
     async def _tell(self) -> None:
         for key in await self.resync():
             self._context.enqueue(key)
-
-
-async def service_endpoint(context: Context, service: str, *, port: int = STORE_PORT) -> str:
-    """The public endpoint of a store or mailbox: its Service's address, never a name. Waits until the Service has one."""
-    while True:
-        found = await context.cluster.get(SERVICES, service, namespace=context.config.namespace)
-        if found is not None:
-            address = found["spec"].get("clusterIP", "")
-            try:
-                return spell_endpoint(address, port)
-            except ProtocolViolation as error:
-                raise ClusterUnavailable(f"the Service {service} has no address that relays could dial: {address!r}") from error
-        log.info("storage.waiting_for_service")
-        await asyncio.sleep(1.0)
