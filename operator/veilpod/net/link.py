@@ -94,6 +94,7 @@ class Link(asyncio.BufferedProtocol):
         self._next_id = 0
         self._timer: asyncio.TimerHandle | None = None
         self._heard = self._moved = self._used = 0.0
+        self._waiting = 0
 
     # --- the transport's calls
 
@@ -332,6 +333,8 @@ class Link(asyncio.BufferedProtocol):
         elif now - self._used > self._timing.idle and self.initiated and not self._queues:
             self.close()
             return
+        if (waiting := self._transport.get_write_buffer_size()) != self._waiting:
+            self._waiting, self._moved = waiting, now
         if now - self._heard > self._timing.quiet and self._transport.is_reading():
             self.abort()
         elif self._blocked and now - self._moved > self._timing.quiet:

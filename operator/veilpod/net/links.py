@@ -64,11 +64,11 @@ class LinkPool:
         links = self.links
         for link in links:
             link.close()
-        for link in links:
-            try:
-                async with asyncio.timeout(_CLOSE_SECONDS):
-                    await asyncio.shield(link.closed)
-            except TimeoutError:
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await asyncio.gather(*(asyncio.shield(link.closed) for link in links))
+        except TimeoutError:
+            for link in links:
                 link.abort()
 
     async def _dial(self, entry: RelayEntry) -> Link:

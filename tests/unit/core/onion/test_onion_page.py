@@ -1,0 +1,155 @@
+"""The golden vectors, made again from docs/protocol/onion.md alone: nothing of veilpod is imported here but the file of vectors."""
+
+import hashlib
+import hmac
+import json
+import pathlib
+import struct
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+VECTORS = json.loads((pathlib.Path(__file__).parents[3] / "vectors" / "onion.json").read_text())
+PROTOID = b"veilpod-ntor-x25519-sha256-1"
+BODY = 4080
+
+
+def mac(key, data):
+    return hmac.digest(key, data, "sha256")
+
+
+def hkdf_expand(secret, info, size):
+    out, block = b"", b""
+    for number in range(1, 3):
+        block = mac(secret, block + info + bytes((number,)))
+        out += block
+    return out[:size]
+
+
+def hkdf(ikm, salt, info, size):
+    return hkdf_expand(mac(salt or bytes(32), ikm), info, size)
+
+
+def expand(secret, label, size):
+    return hkdf_expand(secret, PROTOID + b":" + label, size)
+
+
+def private(text):
+    return X25519PrivateKey.from_private_bytes(bytes.fromhex(text))
+
+
+def exchange(key, public):
+    return key.exchange(X25519PublicKey.from_public_bytes(public))
+
+
+def ends(data):
+    return data[:64].hex() + "…" + data[-64:].hex()
+
+
+def fill(size):
+    return bytes(index % 256 for index in range(size))
+
+
+def test_section_5_joining():
+    v = VECTORS["ntor"]
+    x, y, b = private(v["client_ephemeral"]), private(v["server_ephemeral"]), private(v["server_static"])
+    identity = bytes.fromhex(v["identity"])
+    public_x, public_y, public_b = (key.public_key().public_bytes_raw() for key in (x, y, b))
+    context = struct.pack(">BBBBI", 1, 1, 1, 1, 7)
+    create = context + struct.pack(">H", 96) + identity + public_b + public_x
+    assert v["create"] == create.hex()
+    assert v["extend"] == (struct.pack(">I", 9) + identity + create).hex()
+    both = exchange(x, public_y) + exchange(x, public_b)
+    secret_input = both + identity + public_b + public_x + public_y + PROTOID + context
+    verify = mac(PROTOID + b":verify", secret_input)
+    auth = mac(PROTOID + b":mac", verify + identity + public_b + public_y + public_x + PROTOID + context + b"Server")
+    assert v["reply"] == (public_y + auth).hex()
+    assert v["seed"] == mac(PROTOID + b":key_extract", secret_input).hex()
+
+
+def test_section_4_keys():
+    v = VECTORS["keys"]
+    seed = bytes.fromhex(v["seed"])
+    for label, size in (("forward", 32), ("backward", 32), ("report", 16), ("session", 32)):
+        assert v[label] == expand(seed, label.encode(), size).hex()
+    secret = bytes.fromhex(v["forward"])
+    assert v["forward_key"] == expand(secret, b"key", 16).hex()
+    assert v["forward_salt"] == expand(secret, b"salt", 4).hex()
+    assert v["forward_ratcheted"] == expand(secret, b"ratchet", 32).hex()
+
+
+def sealed(seed, direction, counter, plain, *, command=3, cell_class=1):
+    secret = expand(seed, (b"forward", b"backward")[direction], 32)
+    nonce = expand(secret, b"salt", 4) + struct.pack(">Q", counter)
+    return AESGCM(expand(secret, b"key", 16)).encrypt(nonce, plain, bytes((command, 0, cell_class, direction)))
+
+
+def message(command, flags, stream_id, data, size):
+    return (struct.pack(">BBHI", command, flags, stream_id, len(data)) + data).ljust(size, b"\0")
+
+
+def test_sections_3_and_4_a_cell_on_its_way():
+    v = VECTORS["cells"]
+    seeds = [bytes.fromhex(seed) for seed in v["seeds"]]
+    plain = message(3, 1, 3, b"veilpod", BODY - 48)
+    third = sealed(seeds[2], 0, 0, plain)
+    second = sealed(seeds[1], 0, 0, third)
+    first = sealed(seeds[0], 0, 0, second)
+    links = [first, second + fill(16), third + fill(32), plain + fill(48)]
+    assert [len(link) for link in links] == [BODY] * 4
+    assert v["bodies"] == [ends(link) for link in links]
+    header = struct.pack(">IBB10x", 0x80000001, 3, 0x11)
+    mask = Cipher(algorithms.AES(bytes.fromhex(v["header_key"])), modes.ECB()).encryptor().update(first[:16])
+    assert v["masked_header"] == bytes(a ^ b for a, b in zip(header, mask, strict=True)).hex()
+
+
+def test_section_8_a_session_message():
+    v = VECTORS["end_to_end"]
+    seed = bytes.fromhex(v["seed"])
+    assert v["session_id"] == expand(seed, b"session", 32).hex()
+    inner = sealed(seed, 0, 0, message(1, 0, 1, b"input", BODY - 152))
+    assert len(inner) == BODY - 136
+    assert v["message"] == ends(message(21, 0, 0, inner, BODY - 48))
+
+
+def test_section_9_a_report():
+    v = VECTORS["report"]
+    report = bytes(16) + bytes((2, 1))
+    for position, seed in reversed(list(enumerate(map(bytes.fromhex, v["seeds"]), 1))):
+        plain = report[: 256 - 16 * position].ljust(256 - 16 * position, b"\0")
+        report = AESGCM(expand(seed, b"report", 16)).encrypt(bytes(12), plain, b"veilpod-report-1")
+        report += fill(256 - len(report))
+    assert v["destroy"] == (bytes((0, 1)) + report).hex()
+
+
+def test_section_2_the_link():
+    v = VECTORS["link"]
+    responder, initiator = (
+        Ed25519PrivateKey.from_private_bytes(bytes.fromhex(v[f"{side}_identity"])) for side in ("responder", "initiator")
+    )
+    e_i, e_r = private("34" * 32), private("35" * 32)  # bytes of 52 and 53
+    hello, public_r = b"VEILPOD1" + e_i.public_key().public_bytes_raw(), e_r.public_key().public_bytes_raw()
+    transcript = hashlib.sha256(hello + public_r).digest()
+    secret = hkdf(exchange(e_i, public_r), transcript, b"veilpod.link.v1 secret", 32)
+
+    def proof(key, role):
+        signed = b" " * 64 + b"veilpod.link.v1 " + role + b"\0" + transcript
+        return key.public_key().public_bytes_raw() + key.sign(signed)
+
+    def seal(role, plain):
+        return AESGCM(hkdf(secret, b"", b"veilpod.link.v1 handshake " + role, 16)).encrypt(bytes(12), plain, transcript)
+
+    keys = hkdf(secret, b"", b"veilpod.link.v1 traffic initiator", 36)
+    header = struct.pack(">IBB10x", 0x80000001, 0, 0x11)
+    body = AESGCM(keys[16:32]).encrypt(keys[32:] + bytes(8), bytes(4064), header)
+    mask = Cipher(algorithms.AES(keys[:16]), modes.ECB()).encryptor().update(body[:16])
+    cell = bytes(a ^ b for a, b in zip(header, mask, strict=True)) + body
+    for name, final in (("anonymous", b"\0" + fill(96)), ("mutual", b"\1" + proof(initiator, b"initiator"))):
+        assert v[name] == {
+            "hello": hello.hex(),
+            "reply": (public_r + seal(b"responder", proof(responder, b"responder"))).hex(),
+            "final": seal(b"initiator", final).hex(),
+            "first_padding_cell": ends(cell),
+        }
