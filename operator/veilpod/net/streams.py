@@ -261,7 +261,7 @@ class Mux:
         self._streams: dict[int, MuxStream] = {}
         self._next_id, self._parity = first_id, first_id & 1
         self._last_begun = 0
-        self._credit = self._room = self.window.circuit
+        self._credit = self.window.circuit
         self._arrived = 0
         self._waiters: list[asyncio.Future[None]] = []
         self._writers = 0
@@ -360,12 +360,9 @@ class Mux:
         self._on_begin(stream)
 
     def _count_arrival(self) -> None:
-        self._room -= 1
-        if self._room < 0:
-            raise ProtocolViolation("WindowExceeded", "data beyond the circuit's window")
+        # Nothing to refuse here: what has arrived is under way no more. Who sends beyond this window fills a relay's queue, which ends it.
         self._arrived += 1
         if self._arrived >= self.window.circuit_step:
-            self._room += self._arrived
             self.carrier.send_message(RelayCommand.SENDME, pack_credit(self._arrived))
             self._arrived = 0
 
