@@ -70,10 +70,7 @@ def _registered(spec: DatasetSpec, resource: Resource | None, *, own: Address, n
     if resource is None:
         if spec.owner == own:
             return no("Registering", "it is registered as soon as the object is stored")
-        return no(
-            "NotRegistered",
-            f"its owner registers it: veilpod dataset register {spec.name} --node {node} --digest sha256:{spec.digest.hex()}",
-        )
+        return no("NotRegistered", f"its owner registers it: veilpod dataset register SEALED_FILE --node {node} --key KEY_FILE")
     if resource.revoked:
         return no("Revoked", "its owner revoked it on chain; delete this Dataset, or apply it anew to offer it again")
     if resource.digest != spec.digest or resource.size != spec.size:

@@ -48,10 +48,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def address(text: str) -> Address:
-    """Read "host:port", "[v6]:port" or ":port" (every interface)."""
+    """Read "host:port", "[v6]:port" or ":port" (every interface, both families: what asyncio makes of an empty host)."""
     host, _, port = text.rpartition(":")
     try:
-        return Address(host=host.strip("[]") or "::", port=int(port))
+        return Address(host=host.strip("[]"), port=int(port))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"not host:port: {text!r}") from error
 
