@@ -1,5 +1,6 @@
-"""Whole releases in one process: real operators (queue, roles, chain adapter, channel journals) over a real chain, with clusters in memory and
-scripted agents. What kopf does is one line here: a change of an object enqueues its key.
+"""Whole releases in one process: real operators (queue, roles, adapter, journals) over a real chain; clusters in memory, scripted agents.
+
+What kopf does is one line here: a change of an object enqueues its key.
 """
 
 import asyncio
@@ -123,6 +124,13 @@ class Release:
         async with asyncio.timeout(30):
             while self.operator.ready() is not None:  # noqa: ASYNC110 - a probe is polled
                 await asyncio.sleep(0.02)
+
+    async def resync(self) -> None:
+        """What happens each minute."""
+        assert self.operator
+        for role in self.operator._roles:
+            for key in await role.resync():
+                self.operator.enqueue(key)
 
     def object(self, kind: Any, name: str) -> dict[str, Any] | None:
         return self.cluster.objects.get((kind.plural, self.name, name))

@@ -1,4 +1,4 @@
-"""Agents that keep the protocol with real signatures and no sandbox: what an operator sees on the control stream, and a kubelet around them.
+"""Agents that keep the protocol with real signatures and no sandbox: what an operator sees of them, and a kubelet around them.
 
 Peer traffic is a few attested receipts; operators' messages are carried from agent to agent; results and notes go to a real mailbox.
 """
@@ -306,6 +306,9 @@ class Kubelet:
                 loop.call_later(0.02, self._final_delete, metadata["namespace"], metadata["name"])
 
     def _start(self, namespace: str, name: str, uid: str) -> None:
+        pod = self._cluster.objects.get((PODS.plural, namespace, name))
+        if pod is None or "deletionTimestamp" in pod["metadata"]:
+            return  # deleted before any node took it
         self._count += 1
         host = f"{self._prefix}.{self._count}"
         agent = ScriptedAgent(self._network, PodUid(uid), lambda: self._succeed(namespace, name))

@@ -127,7 +127,7 @@ class View:
         except Refused as error:
             log.info("mailbox.refused", extra={"reason": error.reason})
             memory.announced = False  # a new mailbox, or one that forgot: announce again
-            return MailboxSeen()
+            return MailboxSeen(announced=False)
         return found
 
     async def _read(self, task: ChainTask, spec: specs.TaskSpec, owners: tuple[Address, ...]) -> MailboxSeen:

@@ -39,6 +39,8 @@ def decide_task(s: TaskSnapshot, now: float) -> Plan:
         return draft.plan()
 
     draft.claim(Type.SCHEDULED, yes("Assigned"))
+    if not isinstance(s.mailbox, Unknown) and not s.mailbox.announced and task.phase is not TaskPhase.CLOSED and not s.deleting:
+        draft.do(do.AnnounceTask())  # also to a mailbox that forgot: until it knows the task, nothing it lacks means anything
     _channels_open(draft, s, task)
     _follow_notes(draft, s, task)
     if task.phase is TaskPhase.ASSIGNED:
@@ -121,7 +123,6 @@ def _publish(draft: Draft, s: TaskSnapshot, task: ChainTask, clock: int) -> None
         draft.look_again(3)
         return
     if not s.mailbox.announced:
-        draft.do(do.AnnounceTask())
         return
     _sandboxes(draft, s.mailbox.offers, task)
     publication = s.mailbox.publication
@@ -157,12 +158,8 @@ def _ends_assigned(draft: Draft, s: TaskSnapshot, task: ChainTask, clock: int) -
 def _sandboxes(draft: Draft, offers: frozenset[ServerIndex], task: ChainTask) -> None:
     # An offer is a statement that its server countersigned: netguard's observation is part of it.
     ready = len(offers) == task.terms.servers
-    draft.claim(
-        Type.NETWORK_ISOLATED, yes("Attested") if ready else no("WaitingForServers", f"{len(offers)} of {task.terms.servers} sandboxes")
-    )
-    draft.claim(
-        Type.SANDBOX_READY, yes("Countersigned") if ready else no("WaitingForServers", f"{len(offers)} of {task.terms.servers} sandboxes")
-    )
+    draft.claim(Type.NETWORK_ISOLATED, yes("Attested") if ready else no("WaitingForServers"))
+    draft.claim(Type.SANDBOX_READY, yes("Countersigned") if ready else no("WaitingForServers"))
 
 
 # -- 5. to 8. the task runs
@@ -191,7 +188,7 @@ def _run(draft: Draft, s: TaskSnapshot, task: ChainTask, clock: int) -> None:
 
 def _quorum_lost(s: TaskSnapshot, spec: TaskSpec) -> bool:
     """Too many servers failed, and the result's server would go on in vain. Its own failure it reports itself."""
-    if isinstance(s.mailbox, Unknown):
+    if isinstance(s.mailbox, Unknown) or not s.mailbox.announced:
         return False
     failed = {index for index, _ in s.mailbox.failures}
     if not isinstance(s.task, Unknown):
@@ -205,7 +202,7 @@ def _follow_notes(draft: Draft, s: TaskSnapshot, task: ChainTask) -> None:
         for kind in (Type.DATA_DELIVERED, Type.INPUTS_VERIFIED, Type.COMPUTED, Type.FINAL_STATE_SIGNED):
             # The task key signed the result only after all of it: stronger than the notes, which may be lost.
             draft.claim(kind, yes("Completed"))
-    elif task.phase is TaskPhase.RUNNING and not isinstance(s.mailbox, Unknown) and s.spec:
+    elif task.phase is TaskPhase.RUNNING and not isinstance(s.mailbox, Unknown) and s.mailbox.announced and s.spec:
         everybody = frozenset(server.index for server in s.spec.servers)
         receivers = frozenset(item.to for item in s.spec.inputs)
         wanted = (
@@ -215,8 +212,8 @@ def _follow_notes(draft: Draft, s: TaskSnapshot, task: ChainTask) -> None:
             (Type.FINAL_STATE_SIGNED, "FinalStateSigned", everybody),
         )
         for kind, event, servers in wanted:
-            missing = [index for index in sorted(servers) if (index, event) not in s.mailbox.notes]
-            draft.claim(kind, no("InProgress", f"{len(missing)} servers to go") if missing else yes("Reported"))
+            everywhere = all((index, event) in s.mailbox.notes for index in servers)
+            draft.claim(kind, yes("Reported") if everywhere else no("InProgress"))
     if not isinstance(s.mailbox, Unknown) and s.mailbox.result and task.published_key:
         draft.claim(Type.RESULT_DELIVERED, yes("Delivered", "open it with `veilpod result`"))
 
@@ -234,8 +231,7 @@ def _destroyed(draft: Draft, task: ChainTask, clock: int) -> None:
             Type.SANDBOX_DESTROYED, yes("DeadlinePassed", "a server never reported and lost its stake; its pod's own deadline has passed")
         )
     else:
-        missing = task.terms.servers - task.reported.bit_count()
-        draft.claim(Type.SANDBOX_DESTROYED, no("WaitingForReports", f"{missing} servers have not reported"))
+        draft.claim(Type.SANDBOX_DESTROYED, no("WaitingForReports"))
         if task.phase in _OVER:
             draft.look_again(max(task.terms.report_by + POD_SLACK + 1 - clock, 1))
 

@@ -226,15 +226,16 @@ def _progress(draft: Draft, s: ServerSnapshot) -> None:
         draft.claim(Type.HOST_ACCESS_DENIED, no("PolicyMissing", f"not in force: {', '.join(s.policies.missing)}"))
     else:
         draft.claim(Type.HOST_ACCESS_DENIED, yes("PoliciesInForce"))
-    steps = (
+    steps: tuple[tuple[Type, bool, str, str], ...] = (
         (Type.NETWORK_ISOLATED, agent.isolated or agent.ready, "NetguardPassed", "WaitingForNetguard"),
         (Type.SANDBOX_READY, bool(facts.statement), "Countersigned", "WaitingForStatement"),
         (Type.KEY_PUBLISHED, _published(s), "Published", "WaitingForKey"),
         (Type.DATA_DELIVERED, agent.received, "Received", "WaitingForInputs"),
         (Type.INPUTS_VERIFIED, agent.verified, "Verified", "WaitingForInputs"),
         (Type.COMPUTED, agent.exited == 0, "ExitedWithSuccess", "NotComputed"),
-        (Type.RESULT_DELIVERED, agent.delivered, "Delivered", "NotDelivered"),
     )
+    if not isinstance(s.spec, Refusal) and s.spec.result.sender == s.index:
+        steps += ((Type.RESULT_DELIVERED, agent.delivered, "Delivered", "NotDelivered"),)
     for kind, reached, reason, waiting in steps:
         draft.claim(kind, yes(reason) if reached else no(waiting))
     if draft.claims[Type.KEY_PUBLISHED].status is Status.TRUE:

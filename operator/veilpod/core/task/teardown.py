@@ -53,8 +53,9 @@ def _destroy(draft: Draft, s: ServerSnapshot, now: float) -> None:
     draft.claim(Type.SANDBOX_DESTROYED, no("Ending"))
     if not facts.finals:
         # 1. What must outlive the sandbox, first.
-        if not _finals_there(s) and patience > 0 and s.connected:
-            draft.do(do.RequestFinals())
+        if not _finals_there(s) and patience > 0 and _worth_waiting(s):
+            if s.connected:
+                draft.do(do.RequestFinals())
             draft.look_again(min(patience + 0.1, 5))
         else:
             draft.do(do.PersistFinalStates())
@@ -62,10 +63,11 @@ def _destroy(draft: Draft, s: ServerSnapshot, now: float) -> None:
     _claim_finals(draft, s)
     if not facts.zeroised:
         # 2. A finished sandbox may end by itself once nothing of it is needed; then every key in it dies.
-        if s.connected and _alive(s) and patience + ZEROISE_PATIENCE > 0:
-            if not facts.released:
+        if patience + ZEROISE_PATIENCE > 0 and _worth_waiting(s):
+            if s.connected and not facts.released:
                 draft.do(do.Release())
-            draft.do(do.Zeroise())
+            if s.connected:
+                draft.do(do.Zeroise())
             draft.look_again(2)
             return
         draft.do(do.RecordUnreachable())
@@ -146,6 +148,11 @@ def _claim_finals(draft: Draft, s: ServerSnapshot) -> None:
         draft.claim(
             Type.FINAL_STATE_SIGNED, no("PeerSilent", "the newest co-signed states are kept and will close the channels in a dispute")
         )
+
+
+def _worth_waiting(s: ServerSnapshot) -> bool:
+    """Whether an agent that does not answer now may still do so, and has something to say: keys that somebody relied on."""
+    return _alive(s) and (s.connected or bool(s.facts.statement))
 
 
 def _alive(s: ServerSnapshot) -> bool:

@@ -27,6 +27,7 @@ SABOTAGE = (
     "challenge",
     "land",
     "jump",
+    "forget",
 )
 
 
@@ -62,6 +63,8 @@ def sabotage(world: World, what: str, where: int) -> None:
         for channel in world.channels:
             if channel.phase.name == "OPEN" and server.index in channel.link:
                 channel.phase, channel.sequence, channel.deadline = type(channel.phase).DISPUTED, 0, world.clock + 3600
+    elif what == "forget":
+        world.announced = False  # the requester's operator restarted, or the mailbox did
     elif what == "land":
         world.land_late_posts(server)
     elif what == "jump":

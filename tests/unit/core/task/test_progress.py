@@ -141,3 +141,11 @@ def test_the_result_is_completed_without_a_server_that_vanished_after_its_work()
         world.turn()
     assert world.phase is TaskPhase.COMPLETED
     assert conditions.is_true(world.conditions, Type.SETTLED)
+
+
+def test_a_requester_that_forgot_its_mailbox_does_not_take_silence_for_failure() -> None:
+    world = World()
+    until(world, lambda: world.servers[1].facts.destroyed != "")
+    world.announced = False
+    run(world)
+    assert world.phase is TaskPhase.COMPLETED

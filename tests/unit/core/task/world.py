@@ -303,7 +303,7 @@ class World:
             chain_now=unseen if self.blind("clock") else self.clock,
             spec=self.spec,
             candidates=Unknown() if self.blind("candidates") else tuple(NodeId(10 + s.index) for s in self.servers),
-            mailbox=Unknown("MailboxUnavailable") if self.blind("mailbox") else mailbox,
+            mailbox=Unknown("MailboxUnavailable") if self.blind("mailbox") else mailbox if self.announced else MailboxSeen(),
             channels=unseen if self.blind("channels") else tuple(channel.view() for channel in self.channels),
         )
 
