@@ -48,7 +48,7 @@ def catalogue() -> tuple[Image, ...]:
     """Every image of the demo."""
     main, trace = ROOT / "Dockerfile", ROOT / "demo" / "veilpod_demo"
     process = {
-        "operator": (SOURCE, ROOT / "requirements" / "operator.txt"),
+        "operator": (SOURCE, ROOT / "requirements" / "operator.txt", trace),
         "relay": (*SHARED, SOURCE / "relay"),
         "store": (*SHARED, SOURCE / "store", trace),
         "agent": (*SHARED, SOURCE / "agent", ROOT / "operator" / "launcher", trace),

@@ -31,7 +31,10 @@ def split_data() -> None:
 def share_data(cluster: Cluster) -> None:
     """Each hospital seals its table to its own store's custody key, puts it there and declares the Dataset."""
     for hospital in HOSPITALS:
-        with progress.step(f"{hospital.name} seals and stores its data"):
+        with progress.step(f"{hospital.name} seals and stores its data") as step:
+            if hospital.dataset in cluster.kubectl("get", "datasets", "-n", hospital.name, "-o", "name"):
+                step.cached()
+                continue
             plain, sealed = DATA / f"{hospital.name.removeprefix('hospital-')}.csv", DATA / f"{hospital.dataset}.sealed"
             custody = json.loads(cluster.run("veilpod", "keys", "show", str(hospital.key_file), "--output", "json"))["custody"]
             manifest = cluster.run(

@@ -29,7 +29,7 @@ PHASES = ("namespaces", "etcd", "api", "manifests", "ready")
 _BIN = layout.INSIDE_BIN
 
 
-class Died(Exception):  # noqa: N818 - said of a component, it reads as what happened
+class Died(Exception):
     """A component ended during the start, or did not become ready in time."""
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 TAIL_LINES = 12
 
 
-class Failure(Exception):  # noqa: N818 - what a person reads, not a mistake of the program
+class Failure(Exception):
     """Something a person has to look at: `what` happened, the end of `log` if there is one, and what to try `next`."""
 
     def __init__(self, what: str, *, next: str = "", log: pathlib.Path | None = None) -> None:  # noqa: A002

@@ -1,7 +1,7 @@
 """The few Protocols that the shell is written against, so that roles can be tested without a chain, a cluster or a network.
 
-Everything here is async, bounded in time by its implementation, and raises the tree of `veilpod.errors`: an unanswered question is Transient, never an
-empty answer.
+Everything here is async, bounded in time by its implementation, and raises the tree of `veilpod.errors`: an unanswered question is
+Transient, never an empty answer.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -26,7 +26,7 @@ class ChainReader(Protocol):
     async def resources_named(self, name: str) -> Sequence[Resource]: ...
     async def task(self, task: TaskId) -> ChainTask: ...
     async def tasks_of(self, node: NodeId) -> Sequence[TaskId]:
-        """Every task that was ever assigned to this computing or storage node and is not Completed or Closed, plus those of the last day."""
+        """Every task assigned to this computing or storage node that is not Completed or Closed, plus those of the last day."""
 
     async def channel(self, channel: ChannelId) -> ChainChannel: ...
     async def stake_of(self, owner: Address) -> tuple[int, int]:
@@ -38,9 +38,12 @@ class ChainReader(Protocol):
 
 
 class ChainWriter(Protocol):
-    """What our own key does. Each call returns when its transaction has a successful receipt at depth, and is idempotent where the contract
-    is: repeating it after a crash either finds the earlier transaction or sees on chain that nothing is left to do. Raises ChainRejected with the
-    custom error's name when simulation or the block refuses."""
+    """What our own key does.
+
+    Each call returns when its transaction has a successful receipt at depth, and is idempotent where the contract is: repeating it after a
+    crash either finds the earlier transaction or sees on chain that nothing is left to do. Raises ChainRejected with the custom error's name
+    when simulation or the block refuses.
+    """
 
     @property
     def address(self) -> Address: ...
@@ -69,7 +72,9 @@ class ChainWriter(Protocol):
     async def open_channel(self, a: Address, b: Address, terms: ChannelTerms, *, deposit: int, peer_deposit: int) -> None: ...
     async def join_channel(self, a: Address, b: Address, terms: ChannelTerms, *, epoch: int, deposit: int) -> None: ...
     async def cancel_channel(self, a: Address, b: Address, terms: ChannelTerms) -> None: ...
-    async def close_channel(self, a: Address, b: Address, terms: ChannelTerms, state: Any, signature_a: bytes, signature_b: bytes) -> None: ...
+    async def close_channel(
+        self, a: Address, b: Address, terms: ChannelTerms, state: Any, signature_a: bytes, signature_b: bytes
+    ) -> None: ...
     async def challenge(self, a: Address, b: Address, terms: ChannelTerms, state: Any, peer_signature: bytes) -> None: ...
     async def respond(self, a: Address, b: Address, terms: ChannelTerms, state: Any, signature_a: bytes, signature_b: bytes) -> None: ...
     async def finalize(self, a: Address, b: Address, terms: ChannelTerms) -> None: ...
@@ -83,14 +88,10 @@ class Cluster(Protocol):
     """
 
     async def get(self, kind: Kind, name: str, *, namespace: str | None = None) -> dict[str, Any] | None: ...
-    async def list_all(
-        self, kind: Kind, *, namespace: str | None = None, labels: Mapping[str, str] | None = None
-    ) -> list[dict[str, Any]]:
+    async def list_all(self, kind: Kind, *, namespace: str | None = None, labels: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
         """Every object, whole (chunks are joined), or an error."""
 
-    async def create(
-        self, kind: Kind, body: Mapping[str, Any], *, namespace: str | None = None, exists_ok: bool = False
-    ) -> dict[str, Any]:
+    async def create(self, kind: Kind, body: Mapping[str, Any], *, namespace: str | None = None, exists_ok: bool = False) -> dict[str, Any]:
         """POST. With `exists_ok` an object of that name is returned as it is: the caller looks whether it is its own."""
 
     async def apply(self, kind: Kind, body: Mapping[str, Any], *, namespace: str | None = None) -> dict[str, Any]:

@@ -16,15 +16,9 @@ from veilpod.agent.service import Service
 from veilpod.agent.settings import Settings
 from veilpod.core.agent_messages import Configuration
 from veilpod.errors import InvalidInput, Refused
-from veilpod.net import logs
-from veilpod.net.circuit import CircuitSummary
+from veilpod.net import demonstration, logs
 from veilpod.net.onion import OnionProxy
 from veilpod.ports import Onion
-
-try:  # Only images built for demonstrations carry this package. Production images cannot show a circuit: there is nothing to switch on.
-    import veilpod_demo  # type: ignore[import-not-found]
-except ImportError:
-    veilpod_demo = None
 
 TERMINATION_LOG = pathlib.Path("/dev/termination-log")
 
@@ -85,9 +79,7 @@ async def _serve(settings: Settings) -> None:
 def _make_onion(configuration: Callable[[], Configuration], service: Service) -> Onion:
     spec = configuration().spec
 
-    def show(summary: CircuitSummary) -> None:
-        data: dict[str, Any] = {"number": summary.number, "purpose": summary.purpose, "state": summary.state}
-        data |= {"relays": [int(relay) for relay in summary.relays], "sent": summary.bytes_sent, "received": summary.bytes_received}
+    def tell(data: dict[str, Any]) -> None:
         with contextlib.suppress(Refused):
             service.control.emit("circuit", data)
 
@@ -95,7 +87,7 @@ def _make_onion(configuration: Callable[[], Configuration], service: Service) ->
         directory=lambda: configuration().directory,
         hops=spec.hops,
         in_cluster=spec.relays == "InCluster",
-        trace=show if veilpod_demo is not None else None,
+        trace=demonstration.trace(tell),
     )
 
 
@@ -118,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--runtime", default="", help="the pod's RuntimeClass, to be compared with the kernel that is found")
 
     sealing = parts.add_parser("seal", help="hold the pod until the agent is done")
-    sealing.add_argument("--socket", type=pathlib.Path, default=Settings.__dataclass_fields__["seal_socket"].default)
+    sealing.add_argument("--socket", default=Settings.__dataclass_fields__["seal_socket"].default)
     return parser
 
 

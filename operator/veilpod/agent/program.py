@@ -1,18 +1,17 @@
 """The conversation with the launcher in the program's container: when to run, what it wrote, how it ended (paper step 7).
 
-The socket lies in a volume of its own and knows these words and no others, because the program could speak on it too. One connection is
-accepted, once: the launcher's, which is there before the first instruction of the program. What the program writes is kept as a bounded
-tail and never logged.
+The socket knows these words and no others, because the program could speak on it too. One connection is accepted, once: the launcher's,
+which is there before the first instruction of the program. What the program writes is kept as a bounded tail and never logged.
 """
 
 import asyncio
 import collections
 import contextlib
 import logging
-import pathlib
 import struct
 from collections.abc import Callable
 
+from veilpod.agent.settings import unix_address
 from veilpod.core.agent_messages import Exit
 from veilpod.core.result import LOG_LIMIT, Log
 from veilpod.errors import ProtocolViolation
@@ -56,8 +55,8 @@ class Tail:
 class Program:
     """The user's program, as the agent sees it. `listen` first, then `run`."""
 
-    def __init__(self, socket_path: pathlib.Path) -> None:
-        self._path = socket_path
+    def __init__(self, socket: str) -> None:
+        self._socket = socket
         self._out, self._err = Tail(LOG_LIMIT), Tail(LOG_LIMIT)
         self._connected: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]] | None = None
         self._server: asyncio.Server | None = None
@@ -72,7 +71,7 @@ class Program:
     async def listen(self) -> None:
         """Open the socket. Nobody can connect before the kubelet starts the program's container."""
         self._connected = asyncio.get_running_loop().create_future()
-        self._server = await asyncio.start_unix_server(self._accept, self._path, backlog=1)
+        self._server = await asyncio.start_unix_server(self._accept, unix_address(self._socket), backlog=1)
 
     async def run(self, *, seconds: int, started: Callable[[], object]) -> Exit:
         """Wait for the launcher, let it run the program for `seconds`, and return how that ended."""

@@ -1,8 +1,8 @@
 """The pod's one main container: it holds the pod alive until the agent is done, and gives the pod its outcome.
 
-Kubernetes ends native sidecars when the last main container ends, so the agent lives exactly as long as `seal` does: until its operator
-has persisted the final channel states and the signed result, and says `release`. The socket lies in a volume that the program's container
-does not have. `seal` holds nothing and does nothing; sealing and signing happen in the agent, which has the keys.
+Kubernetes ends native sidecars when the last main container ends, so the agent lives exactly as long
+as `seal` does: until its operator has persisted the final channel states and the signed result. Its socket says one word to whoever asks, and
+takes none. `seal` holds nothing and does nothing; sealing and signing happen in the agent, which has the keys.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import logging
 import pathlib
 
 from veilpod.agent import hardening
+from veilpod.agent.settings import unix_address
 from veilpod.core.meeting import FAILURES
 from veilpod.errors import ProtocolViolation
 from veilpod.net.framing import json_frame, read_json_frame
@@ -25,8 +26,8 @@ log = logging.getLogger(__name__)
 class SealSocket:
     """The agent's end: answers one word to everyone who asks, once there is one."""
 
-    def __init__(self, path: pathlib.Path) -> None:
-        self._path = path
+    def __init__(self, socket: str) -> None:
+        self._socket = socket
         self._outcome: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def release(self, word: str) -> None:
@@ -38,7 +39,7 @@ class SealSocket:
         """Serve until cancelled."""
         async with asyncio.TaskGroup() as group:
             server = await asyncio.start_unix_server(
-                lambda _, writer: group.create_task(self._answer(writer)) and None, self._path, backlog=4
+                lambda _, writer: group.create_task(self._answer(writer)) and None, unix_address(self._socket), backlog=4
             )
             async with server:
                 await server.serve_forever()
@@ -55,7 +56,7 @@ class SealSocket:
                 writer.close()
 
 
-def run(*, socket: pathlib.Path, termination_log: pathlib.Path | None) -> int:
+def run(*, socket: str, termination_log: pathlib.Path | None) -> int:
     """The container: wait for the word. 0 released, 1 the task failed, 2 the agent is gone."""
     try:
         word = asyncio.run(_wait(socket))
@@ -66,9 +67,9 @@ def run(*, socket: pathlib.Path, termination_log: pathlib.Path | None) -> int:
     return {RELEASED: 0, "SandboxLost": 2}.get(word, 1)
 
 
-async def _wait(socket: pathlib.Path) -> str:
+async def _wait(socket: str) -> str:
     async with asyncio.timeout(_CONNECT_SECONDS):
-        reader, writer = await asyncio.open_unix_connection(socket)
+        reader, writer = await asyncio.open_unix_connection(unix_address(socket))
     try:
         message = await read_json_frame(reader, limit=_LIMIT, party="agent")
     finally:

@@ -8,9 +8,18 @@ from veilpod.agent.netguard import Endpoint
 ROOT = pathlib.Path("/veilpod")
 
 
+def unix_address(text: str) -> str:
+    """What the kernel calls a unix socket: a path, or zero and an abstract name."""
+    return "\0" + text[1:] if text.startswith("@") else text
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Arguments of `python -m veilpod.agent run`. Endpoints are ip and port; ports 0 take any."""
+    """Arguments of `python -m veilpod.agent run`. Endpoints are ip and port; ports 0 take any.
+
+    Sockets are unix sockets: a path, or @ and an abstract name. The pod's are abstract: they live in the network namespace that its
+    containers share, also under gVisor, where a socket file in a shared volume is not the same socket in two containers.
+    """
 
     control: Endpoint
     ready: Endpoint  # the startup probe's port: opens when the inputs are verified
@@ -21,8 +30,8 @@ class Settings:
     outputs: pathlib.Path = ROOT / "out"
     scratch: pathlib.Path = ROOT / "scratch"
     binaries: pathlib.Path = ROOT / "bin"
-    program_socket: pathlib.Path = ROOT / "program" / "agent.sock"
-    seal_socket: pathlib.Path = ROOT / "seal" / "agent.sock"
+    program_socket: str = "@veilpod-program"
+    seal_socket: str = "@veilpod-seal"
     marker: pathlib.Path = ROOT / "life" / "born"
     pod_uid: pathlib.Path = ROOT / "pod" / "uid"
     launcher: pathlib.Path = pathlib.Path("/opt/veilpod/bin/launch")

@@ -337,9 +337,7 @@ def _mailbox(fields: Fields) -> MailboxEntry:
 
 def _store(value: Any) -> NodeKey:
     fields = Fields(value, what="configuration.stores", party="operator")
-    store = NodeKey(
-        node=NodeId(fields.integer("nodeId", minimum=1)), owner=fields.address("owner"), onion_key=fields.data("onionKey", 32)
-    )
+    store = NodeKey(node=NodeId(fields.integer("nodeId", minimum=1)), owner=fields.address("owner"), onion_key=fields.data("onionKey", 32))
     fields.done()
     return store
 

@@ -1,4 +1,4 @@
-"""Keys: secp256k1 for what the chain can check, Ed25519 and X25519 for nodes. Every key that an operator needs comes from its one chain key.
+"""Keys: secp256k1 for what the chain can check, Ed25519 and X25519 for nodes, all derived from one chain key.
 
 Signatures are recoverable secp256k1, 65 bytes r || s || v with v 27/28 and low s (libsecp256k1 makes no other).
 """

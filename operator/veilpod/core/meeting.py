@@ -299,9 +299,7 @@ def parse_result_piece(value: Any, *, maximum: int, party: str = "agent") -> Res
     return piece
 
 
-def verify_result(
-    *, domain: Domain, task: TaskId, result_hash: bytes, signature: bytes, key: Address, party: str = "agent"
-) -> None:
+def verify_result(*, domain: Domain, task: TaskId, result_hash: bytes, signature: bytes, key: Address, party: str = "agent") -> None:
     """Check the task key's signature over a result hash. Raises ProtocolViolation("ResultRefused")."""
     if recover(result_digest(domain, task, result_hash=result_hash), signature) != key:
         raise ProtocolViolation("ResultRefused", "the result is not signed by the task key", party=party)

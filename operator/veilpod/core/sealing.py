@@ -1,7 +1,7 @@
 """Sealing to a public key: HPKE base mode (RFC 9180), two suites.
 
-HYBRID (MLKEM768-X25519) for data and results, which somebody may record today and open in twenty years; CLASSIC (X25519) for what is worthless in an
-hour: descriptors, requests. Paper steps 5 and 8 ("encrypted with the sandbox's public key").
+HYBRID (MLKEM768-X25519) for data and results, which somebody may record today and open in twenty years; CLASSIC (X25519) for what
+is worthless in an hour: descriptors, requests. Paper steps 5 and 8 ("encrypted with the sandbox's public key").
 """
 
 import base64

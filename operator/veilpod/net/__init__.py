@@ -1,0 +1,1 @@
+"""Adapter: TCP links, circuits, streams, control connections."""

@@ -5,6 +5,7 @@ import asyncio
 import base64
 import contextlib
 import ctypes
+import functools
 import pathlib
 import resource
 import signal
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from veilpod.errors import InvalidInput
-from veilpod.net import logs
+from veilpod.net import demonstration, logs
 from veilpod.net.onion import OnionProxy
 from veilpod.store.service import Address, Service
 
@@ -57,7 +58,8 @@ def address(text: str) -> Address:
 
 
 async def _serve(options: argparse.Namespace) -> None:
-    service = Service(data=options.data, quota=options.quota, operator_cert=options.operator_cert, onion=OnionProxy)
+    proxy = functools.partial(OnionProxy, trace=demonstration.trace(demonstration.show))
+    service = Service(data=options.data, quota=options.quota, operator_cert=options.operator_cert, onion=proxy)
     serving = asyncio.create_task(
         service.run(listen=options.listen, control=options.control, upload=options.upload, metrics_at=options.metrics)
     )

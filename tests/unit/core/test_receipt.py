@@ -4,8 +4,8 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from tests.support import sandboxes
+
 from veilpod.core.canonical import canonical, parse_canonical
 from veilpod.core.ids import ServerIndex
 from veilpod.core.receipt import ZERO_HEAD, Transcript, fold, fold_one, parse_receipt

@@ -32,6 +32,7 @@ from veilpod.core.task.facts import Facts, Failure
 from veilpod.core.task.plan import Effect, Plan
 from veilpod.core.task.snapshot import ServerSnapshot, Unknown
 from veilpod.errors import ChainRejected, PeerUnavailable, ProtocolViolation, Refused, Terminal, Transient
+from veilpod.net import demonstration
 
 log = logging.getLogger(__name__)
 ROUNDS = 16
@@ -121,6 +122,8 @@ class ComputeRole:
                 await self._desk.on_receipt(name, ServerIndex(int(data["peer"])), data.get("receipt"))
             elif event == "channel":
                 await self._desk.on_message(name, ServerIndex(int(data["peer"])), data.get("payload"))
+            elif event == "circuit":
+                demonstration.show({"assignment": name, **data})
             else:
                 self._facts.change(name, agent=fold(known.facts.agent, event, data))
                 log.info("agent.event", extra={"object": name, "name_of_event": event})
