@@ -6,7 +6,7 @@
 // to the agent over a unix socket, and the container's log holds one fixed line. It ends the program's process group at the
 // deadline, on SIGTERM and when the agent is gone: nothing runs that nobody watches.
 //
-//     launch --socket PATH -- COMMAND [ARG]...
+//     launch --socket PATH|@NAME -- COMMAND [ARG]...
 //
 //     frame          u8 type | u32 length (big endian) | body
 //     to the agent   0 hello, 1 stdout, 2 stderr, 3 exit (u8 how, u32 code)
@@ -20,6 +20,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -90,13 +91,15 @@ static int read_frame(uint32_t *value, int timeout_ms) {
 
 static int connect_agent(const char *path) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    if (strlen(path) >= sizeof address.sun_path) return -1;
-    strcpy(address.sun_path, path);
+    size_t length = strlen(path);
+    if (length >= sizeof address.sun_path) return -1;
+    memcpy(address.sun_path, path, length);
+    if (path[0] == '@') address.sun_path[0] = 0;  // an abstract name: known to the pod's network namespace and nowhere else
     agent = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     // An agent that does not read is an agent that is gone: a blocked write must not outlive the deadline.
     struct timeval patience = {.tv_sec = 10};
     if (agent < 0 || setsockopt(agent, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience)) return -1;
-    return connect(agent, (struct sockaddr *)&address, sizeof address);
+    return connect(agent, (struct sockaddr *)&address, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length + (path[0] != '@')));
 }
 
 // What Kubernetes puts into every container says where the cluster's API is; the program has no use for it.

@@ -223,6 +223,7 @@ def test_an_agent_that_dies_does_not_live_again(
 ) -> None:
     name = "reborn"
     pod = make(cluster, name, task=spec(base_image), agent=ours["agent"], directory=world)
+    assert waiting.until(lambda: "agent.listening" in cluster.kubectl("logs", "-n", SANDBOXES, name, "-c", "agent"), timeout=60)
     agent = next(item for item in pod["status"]["initContainerStatuses"] if item["name"] == "agent")
     kill = ["-n", "k8s.io", "task", "kill", "--signal", "SIGKILL", agent["containerID"].removeprefix("containerd://")]
     subprocess.run([str(layout.BUILD / "bin" / "ctr"), "-a", str(cluster.layout.directory / "containerd.sock"), *kill], check=True)

@@ -1,8 +1,8 @@
 """The pod's one main container: it holds the pod alive until the agent is done, and gives the pod its outcome.
 
-Kubernetes ends native sidecars when the last main container ends, so the agent lives exactly as long
-as `seal` does: until its operator has persisted the final channel states and the signed result. Its socket says one word to whoever asks, and
-takes none. `seal` holds nothing and does nothing; sealing and signing happen in the agent, which has the keys.
+Kubernetes ends native sidecars when the last main container ends, so the agent lives exactly as long as `seal` does: until its operator has
+persisted the final channel states and the signed result. Its socket says one word to whoever asks, and takes none. `seal` holds nothing and
+does nothing; sealing and signing happen in the agent, which has the keys.
 """
 
 import asyncio

@@ -194,8 +194,6 @@ def _agent(
             _mount("out"),
             _mount("scratch"),
             _mount("bin"),
-            _mount("program"),
-            _mount("seal"),
             _mount("life"),
             _mount("pod", read_only=True),
         ],
@@ -212,7 +210,7 @@ def _program(spec: TaskSpec, assignment: Assignment, sizes: _Sizes, pull_policy:
         "VEILPOD_INDEX": str(server.ordinal),
         "VEILPOD_PEERS": ",".join(names[peer] for peer in spec.peers(assignment.index)),
     }
-    launcher = ["/veilpod/bin/launch", "--socket", "/veilpod/program/agent.sock", "--"]
+    launcher = ["/veilpod/bin/launch", "--socket", "@veilpod-program", "--"]
     return {
         **_container("program", spec.program.image, pull_policy, cpu=sizes.program_cpu, memory=sizes.program_memory),
         "command": [_literal(word) for word in (*launcher, *spec.program.command, *server.role.args)],
@@ -222,17 +220,12 @@ def _program(spec: TaskSpec, assignment: Assignment, sizes: _Sizes, pull_policy:
             _mount("out"),
             _mount("scratch", path="/tmp"),  # noqa: S108 - the program's scratch, in memory
             _mount("bin", read_only=True),
-            _mount("program", read_only=True),
         ],
     }
 
 
 def _seal(image: str, sizes: _Sizes, pull_policy: str) -> dict[str, Any]:
-    return {
-        **_container("seal", image, pull_policy, **sizes.seal),
-        "args": ["seal"],
-        "volumeMounts": [_mount("seal", read_only=True)],
-    }
+    return {**_container("seal", image, pull_policy, **sizes.seal), "args": ["seal"]}
 
 
 def _container(name: str, image: str, pull_policy: str, *, cpu: int, memory: int) -> dict[str, Any]:
@@ -260,8 +253,6 @@ def _volumes(sizes: _Sizes) -> list[dict[str, Any]]:
         "out": sizes.outputs,
         "scratch": sizes.scratch,
         "bin": 4 * _MIB,
-        "program": _MIB,
-        "seal": _MIB,
         "life": _MIB,
     }
     volumes: list[dict[str, Any]] = [

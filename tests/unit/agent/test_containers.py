@@ -67,7 +67,7 @@ for name in ("in", "out", "scratch", "bin", "program", "seal", "life", "pod"):
 real = __main__._settings
 def elsewhere(options):
     paths = dict(inputs=root / "in", outputs=root / "out", scratch=root / "scratch", binaries=root / "bin", launcher=root / "launch")
-    paths |= dict(program_socket=root / "program" / "s", seal_socket=root / "seal" / "s", marker=root / "life" / "born")
+    paths |= dict(program_socket=str(root / "program" / "s"), seal_socket=str(root / "seal" / "s"), marker=root / "life" / "born")
     paths |= dict(pod_uid=root / "pod" / "uid")
     return dataclasses.replace(real(options), **paths)
 __main__._settings = elsewhere

@@ -185,16 +185,16 @@ def test_the_finalizer_holds_the_object_until_the_node_has_spoken() -> None:
 
 
 def test_the_program_sees_its_volumes_and_nothing_of_the_agents() -> None:
-    assert set(mounts(PROGRAM)) == {"in", "out", "scratch", "bin", "program"}
+    assert set(mounts(PROGRAM)) == {"in", "out", "scratch", "bin"}
     assert {name for name, mount in mounts(PROGRAM).items() if not mount["readOnly"]} == {"out", "scratch"}
     assert mounts(PROGRAM)["scratch"]["mountPath"] == "/tmp"
-    assert set(mounts(SEAL)) == {"seal"}
     assert "volumeMounts" not in NETGUARD
+    assert "volumeMounts" not in SEAL
 
 
 def test_the_program_is_started_by_the_launcher_with_the_roles_arguments() -> None:
     assert PROGRAM["image"] == SPEC.program.image
-    assert PROGRAM["command"] == ["/veilpod/bin/launch", "--socket", "/veilpod/program/agent.sock", "--", "python3", "-m", "fed", "train"]
+    assert PROGRAM["command"] == ["/veilpod/bin/launch", "--socket", "@veilpod-program", "--", "python3", "-m", "fed", "train"]
     assert "args" not in PROGRAM
 
 
@@ -229,8 +229,8 @@ def test_our_containers_parse_the_arguments_that_the_manifest_gives_them() -> No
     assert settings.ready == ("0.0.0.0", 7444)
     agent_paths = {mount["mountPath"] for mount in mounts(AGENT_CONTAINER).values()}
     used = (settings.inputs, settings.outputs, settings.scratch, settings.binaries)
-    sockets = (settings.program_socket, settings.seal_socket, settings.marker, settings.pod_uid)
-    assert {str(path) for path in used} | {str(path.parent) for path in sockets} == agent_paths
+    assert {str(path) for path in used} | {str(path.parent) for path in (settings.marker, settings.pod_uid)} == agent_paths
+    assert settings.program_socket in PROGRAM["command"]
     assert _parser().parse_args(SEAL["args"]).socket == settings.seal_socket
 
 

@@ -10,8 +10,11 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+
+from localcluster import waiting
 
 SOURCE = pathlib.Path(__file__).parents[3] / "operator" / "launcher" / "launch.c"
 HELLO, OUT, ERR, EXIT, GO, STOP, SEEN = 0, 1, 2, 3, 8, 9, 10
@@ -31,13 +34,16 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 class Agent:
     """The agent's side of the socket, and the launcher as a process."""
 
-    def __init__(self, launcher: pathlib.Path, directory: pathlib.Path, *command: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, launcher: pathlib.Path, directory: pathlib.Path, *command: str, abstract: bool = False, env: dict[str, str] | None = None
+    ) -> None:
         self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(directory / "program.sock"))
+        name = f"@veilpod-test-{os.getpid()}-{id(self)}" if abstract else str(directory / "program.sock")
+        self._listener.bind(name.replace("@", "\0"))
         self._listener.listen(1)
         self._listener.settimeout(10)
         self.process = subprocess.Popen(
-            [launcher, "--socket", directory / "program.sock", "--", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env
+            [launcher, "--socket", name, "--", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env
         )
         self.connection, _ = self._listener.accept()
         self.connection.settimeout(10)
@@ -91,8 +97,8 @@ Start = Callable[..., Agent]
 def started(launcher: pathlib.Path, tmp_path: pathlib.Path) -> Iterator[Start]:
     agents: list[Agent] = []
 
-    def start(*command: str, env: dict[str, str] | None = None) -> Agent:
-        agents.append(Agent(launcher, tmp_path, *command, env=env))
+    def start(*command: str, **options: Any) -> Agent:
+        agents.append(Agent(launcher, tmp_path, *command, **options))
         return agents[-1]
 
     yield start
@@ -104,6 +110,13 @@ def python(code: str) -> tuple[str, str, str]:
     return sys.executable, "-c", code
 
 
+def alive(pid: int) -> bool:
+    try:
+        return "Z" not in pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+
+
 def test_output_goes_to_the_agent_and_only_a_fixed_line_to_the_containers_log(started: Start) -> None:
     agent = started(*python("import sys; print('secret'); print('worse', file=sys.stderr)"))
     agent.go()
@@ -111,6 +124,12 @@ def test_output_goes_to_the_agent_and_only_a_fixed_line_to_the_containers_log(st
     assert agent.output == {OUT: b"secret\n", ERR: b"worse\n"}
     assert agent.container_log() == b"veilpod: the program runs; its output is sealed into the result\n"
     assert agent.process.wait(5) == 0
+
+
+def test_the_agents_socket_may_have_an_abstract_name(started: Start) -> None:
+    agent = started("true", abstract=True)
+    agent.go()
+    assert agent.until_exit() == (EXITED, 0)
 
 
 def test_a_program_cannot_reach_the_containers_log_through_its_parent(started: Start) -> None:
@@ -161,7 +180,7 @@ def test_the_deadline_kills_the_whole_group(started: Start) -> None:
     agent.go(seconds=1)
     assert agent.until_exit() == (DEADLINE, 0)
     child = int(agent.output[OUT])
-    assert not pathlib.Path(f"/proc/{child}").exists() or "Z" in pathlib.Path(f"/proc/{child}/stat").read_text()
+    assert waiting.until(lambda: not alive(child), timeout=5)
 
 
 def test_a_program_that_ignores_sigterm_is_killed_at_its_deadline(started: Start) -> None:
@@ -203,7 +222,10 @@ def test_the_program_gets_its_environment_without_what_kubernetes_adds(started: 
 
 
 def test_the_program_leads_its_own_session_without_new_privileges_or_cores(started: Start) -> None:
-    code = "import os, resource; print(os.getsid(0) == os.getpid(), resource.getrlimit(resource.RLIMIT_CORE), open('/proc/self/status').read())"
+    code = (
+        "import os, resource; print(os.getsid(0) == os.getpid(), resource.getrlimit(resource.RLIMIT_CORE)); "
+        "print(open('/proc/self/status').read())"
+    )
     agent = started(*python(code))
     agent.go()
     agent.until_exit()
