@@ -1,5 +1,6 @@
 """The CLI's commands as functions: values in, an Answer out. They print nothing (but for a watch, through `show`) and never exit."""
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -91,14 +92,17 @@ async def status(name: str, kubectl: Kubectl, *, watch: bool, show: Callable[[st
     body = await kubectl.get("computetasks.veilpod.dev", name)
     if body is None:
         raise InvalidInput("NotFound", f"there is no ComputeTask {name} in this namespace")
-    if watch and not statuses.done(body):
-        async for body in kubectl.watch("computetasks.veilpod.dev", name):
-            if show:
-                show("\n".join([*statuses.lines(body, now=_now()), ""]))
-            if statuses.done(body):
-                break
-        return Answer(value=body.get("status", {}), good=not _failed(body))
-    return Answer(value=body.get("status", {}), lines=statuses.lines(body, now=_now()), good=not _failed(body))
+    if not watch or statuses.done(body):
+        return Answer(value=body.get("status", {}), lines=statuses.lines(body, now=_now()), good=not _failed(body))
+    while not statuses.done(body):
+        # The API server ends every watch after a while; the next one begins with the object as it is.
+        async with contextlib.aclosing(kubectl.watch("computetasks.veilpod.dev", name)) as changes:
+            async for body in changes:
+                if show:
+                    show("\n".join([*statuses.lines(body, now=_now()), ""]))
+                if statuses.done(body):
+                    break
+    return Answer(value=body.get("status", {}), good=not _failed(body))
 
 
 async def result(name: str, *, key: pathlib.Path, directory: pathlib.Path, kubectl: Kubectl, chain: ChainOptions) -> Answer:

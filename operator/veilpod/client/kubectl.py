@@ -9,7 +9,7 @@ import dataclasses
 import json
 import re
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
 from veilpod.errors import ClusterUnavailable, InvalidInput, Refused
@@ -84,11 +84,15 @@ class Kubectl:
         found: Object = json.loads(outcome.stdout)
         return found
 
-    async def watch(self, resource: str, name: str) -> AsyncIterator[Object]:
-        """One object each time it changes, until the caller stops."""
+    async def watch(self, resource: str, name: str) -> AsyncGenerator[Object, None]:
+        """One object, now and each time it changes, until the API server ends the watch. Raises when there was nothing to watch.
+
+        Use it with `contextlib.aclosing`, or its kubectl outlives the loop.
+        """
         process = await self._start("get", resource, name, "--output", "json", "--watch")
         assert process.stdout is not None
-        decoder, text = json.JSONDecoder(), ""
+        assert process.stderr is not None
+        decoder, text, seen = json.JSONDecoder(), "", False
         try:
             while piece := await process.stdout.read(65536):
                 text = (text + piece.decode(errors="replace")).lstrip()
@@ -97,14 +101,15 @@ class Kubectl:
                         found, end = decoder.raw_decode(text)
                     except ValueError:
                         break  # half an object: the rest is on its way
+                    seen, text = True, text[end:].lstrip()
                     yield found
-                    text = text[end:].lstrip()
+            if not seen:
+                raise _failure((await process.stderr.read()).decode(errors="replace"))
         finally:
             await _end(process)
-        raise ClusterUnavailable("the watch ended")
 
-    async def follow_log(self, pod: str) -> AsyncIterator[str]:
-        """A pod's log, line by line, until it ends or the caller stops."""
+    async def follow_log(self, pod: str) -> AsyncGenerator[str, None]:
+        """A pod's log, line by line, until it ends or the caller stops. With `contextlib.aclosing`, too."""
         process = await self._start("logs", pod, "--follow")
         assert process.stdout is not None
         try:

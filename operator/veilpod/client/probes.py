@@ -9,6 +9,7 @@ No exec: the dialler's log is its report. For each address family that the pods 
 """
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -94,11 +95,10 @@ def pod(name: str, image: str, *, command: list[str]) -> dict[str, Any]:
 
 
 async def _observe(kubectl: Kubectl, addresses: dict[int, str]) -> dict[str, dict[str, bool | None]]:
-    reports = kubectl.follow_log("dialler")
     seen: dict[str, dict[str, bool | None]] = {
         address: {"before": False, "denied": False, "canary": False, "allowed": False} for address in addresses.values()
     }
-    try:
+    async with contextlib.aclosing(kubectl.follow_log("dialler")) as reports:
         await _until(reports, seen, "before", lambda report, address: report["peers"][address])
         await _apply(kubectl, _policy("deny", {}))
         await _until(reports, seen, "denied", lambda report, address: not report["peers"][address])
@@ -108,8 +108,6 @@ async def _observe(kubectl: Kubectl, addresses: dict[int, str]) -> dict[str, dic
         await _apply(kubectl, _policy("allow-in", {"app": "listener"}, ingress="dialler"))
         await _apply(kubectl, _policy("allow-out", {"app": "dialler"}, egress="listener"))
         await _until(reports, seen, "allowed", lambda report, address: report["peers"][address] and not report["api"])
-    finally:
-        await reports.aclose()  # type: ignore[attr-defined]
     return seen
 
 
@@ -132,8 +130,8 @@ async def _until(
 async def _addresses(kubectl: Kubectl, name: str) -> dict[int, str]:
     """A running pod's addresses by family."""
     try:
-        async with asyncio.timeout(_START_SECONDS):
-            async for found in kubectl.watch("pod", name):
+        async with asyncio.timeout(_START_SECONDS), contextlib.aclosing(kubectl.watch("pod", name)) as changes:
+            async for found in changes:
                 status = found.get("status", {})
                 if status.get("phase") == "Running":
                     addresses = [item["ip"] for item in status.get("podIPs", [])]
