@@ -139,9 +139,8 @@ async def test_a_watch_lists_first_and_then_tells_changes(served):
 
 async def test_the_bearer_token_is_sent(served):
     _, server, api = served
-    seen = {}
-    server._answer_headers = seen
-    assert api._headers()["Authorization"] == "Bearer secret"
+    await api.get(PODS, "p", namespace=NS)
+    assert server.tokens == {"Bearer secret"}
 
 
 def test_a_kubeconfig_is_read_and_a_plugin_is_refused(tmp_path):
