@@ -79,7 +79,7 @@ class Link(asyncio.BufferedProtocol):
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.routes: dict[int, Sink] = {}
-        self.alive = self._refused = self._closing = False
+        self.alive = self._refused = self._closing = self._silent = False
         self.bytes_in = self.bytes_out = 0
         self._transport: asyncio.Transport
         self._send: LinkHalf
@@ -156,6 +156,11 @@ class Link(asyncio.BufferedProtocol):
 
     # --- what the owner and circuits call
 
+    @property
+    def usable(self) -> bool:
+        """Whether new circuits may begin here."""
+        return self.alive and not self._closing
+
     def new_circuit_id(self) -> int:
         """A circuit id of our half of the space (the dialling side has the upper one). Never used twice on a link."""
         self._next_id += 1
@@ -215,10 +220,10 @@ class Link(asyncio.BufferedProtocol):
         self._refused = True
 
     def close(self) -> None:
-        """Close once everything that was sent has gone. Who cannot wait for ever calls `abort` later."""
+        """Close once everything that was sent has gone and the peer has closed, too. Who cannot wait for ever calls `abort` later."""
         self._closing = True
         if not self._queues:
-            self._transport.close()
+            self._say_goodbye()
 
     def abort(self) -> None:
         """Close now."""
@@ -229,6 +234,15 @@ class Link(asyncio.BufferedProtocol):
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+    def _say_goodbye(self) -> None:
+        # Half-close and go on reading: closing a socket on which the peer still sends would be a reset, which takes from the peer what it
+        # has not read.
+        if self.alive:
+            self._silent = True
+            self._transport.write_eof()
+        else:
+            self._transport.abort()
 
     def _shake_hands(self, message: bytes) -> None:
         self._start = self._end = 0
@@ -289,7 +303,7 @@ class Link(asyncio.BufferedProtocol):
             sink.on_control(header.command, payload)
 
     def _emit(self, cell: memoryview, *, layered: bool) -> None:
-        if not self.alive:
+        if not self.alive or self._silent:
             return
         if not layered:
             self._send.seal(cell)
@@ -317,7 +331,7 @@ class Link(asyncio.BufferedProtocol):
             if queue:
                 self._queues[circ_id] = queue
         if self._closing and not self._queues:
-            self._transport.close()
+            self._say_goodbye()
         waiting, self._waiters = self._waiters, []
         for circ_id, waiter in waiting:
             if len(self._queues.get(circ_id, ())) > _READY and self.alive:

@@ -36,7 +36,7 @@ class LinkPool:
     async def get(self, entry: RelayEntry) -> Link:
         """Find or dial the link to a relay. Raises CircuitFailed."""
         link = self._links.get(entry.identity_key)
-        if link is not None and link.alive:
+        if link is not None and link.usable:
             return link
         task = self._dialling.get(entry.identity_key)
         if task is None:
@@ -49,7 +49,9 @@ class LinkPool:
     def adopt(self, link: Link) -> None:
         """Use a link that another relay dialled."""
         if link.peer is not None:
-            self._links.setdefault(link.peer, link)
+            known = self._links.get(link.peer)
+            if known is None or not known.usable:
+                self._links[link.peer] = link
 
     def forget(self, link: Link) -> None:
         """A link is gone."""

@@ -63,9 +63,10 @@ class MuxStream:
         self._chunks: collections.deque[memoryview] = collections.deque()
         self._arrived = asyncio.Event()
         self._credited = asyncio.Event()
+        self._over = asyncio.Event()
         self._turn = asyncio.Lock()
         self._connected: asyncio.Future[None] | None = None
-        self._eof = self._sent_eof = self._closed = self._ended = False
+        self._eof = self._sent_eof = self._closed = False
         self._error: VeilpodError | None = None
 
     # --- ports.Stream
@@ -136,10 +137,9 @@ class MuxStream:
         """Bytes that fill one message: the best size of a write is a multiple of it."""
         return self._mux.carrier.data_max
 
-    @property
-    def over(self) -> bool:
-        """Whether the peer closed the stream, or lost it, rather than only finished sending."""
-        return self._ended or self._error is not None
+    async def over(self) -> None:
+        """Wait until the peer has closed the stream, or lost it, rather than only finished sending."""
+        await self._over.wait()
 
     def accept(self) -> None:
         """Tell the opener that the stream is connected."""
@@ -186,6 +186,7 @@ class MuxStream:
         """The circuit is gone. What arrived before can still be read."""
         if self._error is None:
             self._error = error
+        self._over.set()
         self._wake()
 
     async def connected(self) -> None:
@@ -224,7 +225,7 @@ class MuxStream:
             reason = EndReason(message.data[0])
         except (ValueError, IndexError):
             reason = EndReason.PROTOCOL
-        self._ended = True
+        self._over.set()
         self._mux.forget(self)
         if reason is not EndReason.DONE:
             self.fail(_end_error(reason))

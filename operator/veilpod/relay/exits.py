@@ -7,6 +7,8 @@ a withdrawn endpoint is closed to new streams at once. Paper steps 5 and 8.
 import asyncio
 import contextlib
 import logging
+import socket
+import struct
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -87,39 +89,71 @@ class Exits:
 
 
 async def _pump(stream: MuxStream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Carry bytes both ways until both have ended, or one has failed."""
+    """Carry bytes both ways until both have ended, or one has failed.
+
+    A circuit that breaks is a reset for the service: never the clean end that it would take for the whole.
+    """
     reason = EndReason.DONE
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(_inward(stream, reader))
-            group.create_task(_outward(stream, writer))
+            patience = group.create_task(_patience(stream))
+            await _both(_inward(stream, reader), _outward(stream, writer))
+            patience.cancel()
+        await _finish(writer)
     except* OSError:
         reason = EndReason.RESET
     except* VeilpodError:
-        pass  # the circuit or its stream ended: nobody is left to tell
+        _reset(writer)  # the circuit broke: nobody is left to tell but the service
     finally:
         stream.end(reason)
-        writer.close()
-        with contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(_DRAIN_SECONDS):
-                await writer.wait_closed()
         writer.transport.abort()
 
 
+async def _both(*work: Coroutine[Any, Any, None]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for each in work:
+            group.create_task(each)
+
+
 async def _inward(stream: MuxStream, reader: asyncio.StreamReader) -> None:
+    listening = True
     while data := await reader.read(stream.piece):
-        try:
-            await stream.write(data)
-        except VeilpodError:
-            return  # nobody listens any more, but what the client said may still be on its way out
-    await stream.write_eof()
+        # A service that is still talking is heard out: its own unread bytes would go with a connection that we close on it.
+        listening = listening and await _listened(stream.write(data))
+    if listening:
+        await _listened(stream.write_eof())
+
+
+async def _listened(saying: Coroutine[Any, Any, None]) -> bool:
+    try:
+        await saying
+    except VeilpodError:
+        return False
+    return True
 
 
 async def _outward(stream: MuxStream, writer: asyncio.StreamWriter) -> None:
     while data := await stream.read(stream.piece):
         writer.write(data)
         await writer.drain()
-    if stream.over:
-        raise PeerUnavailable("the client closed the stream")
     if writer.can_write_eof():
         writer.write_eof()
+
+
+async def _patience(stream: MuxStream) -> None:
+    """Once the client is gone, the service has a while to take what is left and to close."""
+    await stream.over()
+    await asyncio.sleep(_DRAIN_SECONDS)
+    raise PeerUnavailable("the service did not close after its client")
+
+
+async def _finish(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    async with asyncio.timeout(_DRAIN_SECONDS):
+        await writer.wait_closed()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    connection = writer.get_extra_info("socket")
+    with contextlib.suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -145,6 +145,7 @@ async def test_closing_a_link_first_sends_what_is_queued():
     for mark in range(1, 11):
         send(link, 1, mark)
     link.close()
+    assert not link.usable
     far.resume_reading()
     await asyncio.wait_for(asyncio.shield(link.closed), 10)
     await asyncio.wait_for(asyncio.shield(far.closed), 10)

@@ -70,6 +70,46 @@ async def test_what_was_written_before_a_close_arrives_whole():
         assert await asyncio.wait_for(received, 10) == BIG[: 3 << 20]
 
 
+async def test_a_service_that_is_still_talking_loses_nothing_when_its_client_goes():
+    received = asyncio.get_running_loop().create_future()
+
+    async def talker(reader, writer):
+        talking = asyncio.create_task(talk(writer))
+        received.set_result(await reader.read())
+        talking.cancel()
+
+    async def talk(writer):
+        while True:
+            writer.write(bytes(1 << 16))
+            await writer.drain()
+
+    async with network() as net, service(talker) as port:
+        net.allow(port)
+        stream = await net.proxy().open("127.0.0.1", port)
+        await stream.read(1)
+        await stream.write(BIG[: 1 << 20])
+        await stream.close()
+        assert await asyncio.wait_for(received, 10) == BIG[: 1 << 20]
+
+
+async def test_a_broken_circuit_is_no_clean_end_for_the_service():
+    outcome = asyncio.get_running_loop().create_future()
+
+    async def upload(reader, writer):
+        try:
+            outcome.set_result(await reader.read())
+        except ConnectionResetError as error:
+            outcome.set_result(error)
+
+    async with network() as net, service(upload) as port:
+        net.allow(port)
+        paths: list[CircuitSummary] = []
+        stream = await net.proxy(trace=paths.append).open("127.0.0.1", port)
+        await stream.write(BIG[: 1 << 20])
+        await net.relays.pop(int(paths[0].relays[0])).close()
+        assert isinstance(await asyncio.wait_for(outcome, 10), ConnectionResetError)
+
+
 async def test_each_side_may_finish_before_the_other():
     async def counter(reader, writer):
         data = await reader.read()
@@ -380,6 +420,24 @@ async def test_a_trace_counts_bytes_and_production_makes_none():
         assert seen[0].purpose == "exit"
         assert len(seen[0].relays) == 3
         assert min(seen[-1].bytes_sent, seen[-1].bytes_received) > len(BIG)
+
+
+async def test_a_proxy_is_closed_when_everything_has_left():
+    received = asyncio.get_running_loop().create_future()
+
+    async def sink(reader, writer):
+        received.set_result(await reader.read())
+
+    async with network() as net, service(sink) as port:
+        net.allow(port)
+        proxy = net.proxy()
+        stream = await proxy.open("127.0.0.1", port)
+        await stream.write(BIG[: 2 << 20])
+        await stream.close()
+        links = proxy._links.links
+        await proxy.close()
+        assert all(link.closed.done() for link in links)
+        assert await asyncio.wait_for(received, 10) == BIG[: 2 << 20]
 
 
 async def test_a_closed_proxy_builds_nothing_and_ends_what_it_built():

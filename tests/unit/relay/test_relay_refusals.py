@@ -274,6 +274,30 @@ async def test_a_violation_ends_the_circuit(trick: Trick):
         await until(lambda: not net.relays[1].circuits)
 
 
+@pytest.mark.parametrize(
+    ("command", "data"),
+    [
+        (RelayCommand.FORWARD, bytes(SMALL.data_max - 1)),
+        (RelayCommand.DATA, b"x"),
+        (RelayCommand.EXTEND, b"x"),
+        (RelayCommand.JOIN, b"x" * 30),
+    ],
+)
+async def test_only_sealed_messages_pass_between_two_circuits(command, data):
+    async with network(1) as net:
+        host, guest = await stranger(net), await stranger(net)
+        for each in (host, guest):
+            await each.circuit()
+        host.send(host.cell(RelayCommand.ESTABLISH, b"c" * 20))
+        await until(lambda: net.relays[1]._cookies)
+        guest.send(guest.cell(RelayCommand.JOIN, b"c" * 20 + bytes(96)))
+        await until(lambda: net.relays[1].counters["meetings"])
+        guest.send(guest.cell(RelayCommand.FORWARD, bytes(SMALL.data_max)))
+        guest.send(guest.cell(command, data))
+        assert (await guest.report()).reason is DestroyReason.PROTOCOL
+        assert (await host.report()).reason is DestroyReason.PEER_CLOSED
+
+
 async def test_data_beyond_the_window_ends_the_circuit():
     async def never_reads(reader, writer):
         await asyncio.Event().wait()

@@ -44,12 +44,14 @@ class Direction:
 
     def seal(self, body: memoryview, size: int, command: Command = Command.RELAY) -> None:
         """Seal the first `size` bytes of a body in place; the tag lands behind them."""
-        self._aead.encrypt_into(self._nonce(), body[:size], self._aad[command], body[: size + TAG])
+        nonce = self._nonce()  # first: it may ratchet the key
+        self._aead.encrypt_into(nonce, body[:size], self._aad[command], body[: size + TAG])
 
     def open(self, body: memoryview, size: int, command: Command = Command.RELAY) -> None:
         """Open in place what `seal` made of `size` bytes. Raises TamperedError; the direction is unusable afterwards."""
+        nonce = self._nonce()
         try:
-            self._aead.decrypt_into(self._nonce(), body[: size + TAG], self._aad[command], body[:size])
+            self._aead.decrypt_into(nonce, body[: size + TAG], self._aad[command], body[:size])
         except InvalidTag as error:
             raise TamperedError from error
 

@@ -3,9 +3,11 @@
 import os
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from veilpod.core.onion import ntor
 from veilpod.core.onion.cells import Command
 from veilpod.core.onion.geometry import GEOMETRY, MESSAGE_HEADER, TAG, CellClass
 from veilpod.core.onion.layers import (
@@ -189,6 +191,20 @@ def test_keys_are_ratcheted_and_both_ends_keep_step():
             path.forward(hop, body)
         assert bytes(parse_message(body[: SMALL.plain(2)]).data) == bytes((number,))
     assert len(set(wire)) == 10
+
+
+def test_the_key_after_a_ratchet_is_another_one():
+    seed = os.urandom(32)
+    sealing = HopKeys(seed, CellClass.SMALL, ratchet=2).forward
+    secret = ntor.expand(seed, "forward", 32)
+    for counter in range(6):
+        if counter in (2, 4):
+            secret = ntor.expand(secret, "ratchet", 32)
+        body = memoryview(bytearray(SMALL.body))
+        sealing.seal(body, 100)
+        nonce = ntor.expand(secret, "salt", 4) + counter.to_bytes(8, "big")
+        aad = bytes((Command.RELAY, 0, CellClass.SMALL, 0))
+        assert AESGCM(ntor.expand(secret, "key", 16)).decrypt(nonce, bytes(body[:116]), aad) == bytes(100)
 
 
 def test_old_cells_do_not_open_after_a_ratchet():

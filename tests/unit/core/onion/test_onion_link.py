@@ -68,6 +68,24 @@ def test_another_relay_than_the_dialled_one_is_refused():
     assert caught.value.reason == "BadLinkHandshake"
 
 
+class Impostor:
+    """Shows one identity and signs with another."""
+
+    def __init__(self, shown, held):
+        self.public_key, self.sign = shown.public_key, held.sign
+
+
+def test_who_only_knows_a_public_key_is_no_relay():
+    initiator, _ = pair()
+    responder = Responder(ephemeral=X25519PrivateKey.generate(), identity=Impostor(RELAY, OTHER))
+    with pytest.raises(ProtocolViolation):
+        initiator.finish(responder.reply(initiator.hello))
+    initiator, responder = pair(Impostor(OTHER, RELAY))
+    third, *_ = initiator.finish(responder.reply(initiator.hello))
+    with pytest.raises(ProtocolViolation):
+        responder.finish(third)
+
+
 def shake_hands_altered(place, flip):
     """Alter one byte of the three messages, counted through."""
     initiator, responder = pair(OTHER)
