@@ -19,7 +19,7 @@ from localcluster import progress, toolchain
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LOGS = ROOT / "build" / "logs"
 BIN = ".venv/bin"
-COUNT = re.compile(r"(\d+) (passed|failed|skipped|errors?)\b")
+COUNT = re.compile(r"(\d+) (?:tests )?(passed|failed|skipped|errors?)\b")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

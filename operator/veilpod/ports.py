@@ -40,9 +40,9 @@ class ChainReader(Protocol):
 class ChainWriter(Protocol):
     """What our own key does.
 
-    Each call returns when its transaction has a successful receipt at depth, and is idempotent where the contract is: repeating it after a
-    crash either finds the earlier transaction or sees on chain that nothing is left to do. Raises ChainRejected with the custom error's name
-    when simulation or the block refuses.
+    Each call returns when its transaction has a successful receipt at depth, and is idempotent where the contract is: repeating it
+    after a crash either finds the earlier transaction or sees on chain that nothing is left to do. Raises ChainRejected with the custom
+    error's name when simulation or the block refuses.
     """
 
     @property

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +12,13 @@ from typing import Any
 import pytest
 
 from localcluster import images, layout, lifecycle
+
+# The demo's stage is set on the session's own cluster, in a folder of its own.
+NAME = os.environ["VEILPOD_STAGE"] = f"test-{os.getpid()}"
+
+from demo import cluster as stage_cluster
+from demo import parties
+from demo import stage as setting
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +62,10 @@ class Cluster:
 
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    name = f"test-{os.getpid()}"
     try:
-        yield Cluster(name=name, kubeconfig=lifecycle.up(name))
+        yield Cluster(name=NAME, kubeconfig=lifecycle.up(NAME))
     finally:
-        lifecycle.down(name, keep_logs=bool(request.session.testsfailed))
+        lifecycle.down(NAME, keep_logs=bool(request.session.testsfailed))
 
 
 @pytest.fixture(scope="session")
@@ -84,3 +91,10 @@ def cluster_release(cluster: Cluster) -> Cluster:
     )
     assert result.returncode == 0, result.stderr
     return cluster
+
+
+@pytest.fixture(scope="session")
+def stage(cluster_release: Cluster) -> Iterator[setting.Stage]:
+    """Ten strangers on the session's cluster, as `make demo` sets them up."""
+    yield setting.prepare(stage_cluster.local(cluster_release.name))
+    shutil.rmtree(parties.WORK, ignore_errors=True)

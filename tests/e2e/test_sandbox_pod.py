@@ -51,13 +51,17 @@ found = {
     "no dns": refused(lambda: socket.getaddrinfo("kubernetes.default.svc.cluster.local", 443)),
     "no kubernetes in the environment": not any(name.startswith("KUBERNETES") for name in os.environ),
     "no token": not os.path.exists("/var/run/secrets/kubernetes.io"),
-    "the launcher's output is out of reach": refused(lambda: open("/proc/1/fd/1", "w")),
     "nothing of the agent's": not any(os.path.exists("/veilpod/" + name) for name in ("seal", "life", "pod", "scratch")),
     "no more privileges": "NoNewPrivs:\\t1" in open("/proc/self/status").read(),
 }
 pathlib.Path("/veilpod/out/found.json").write_text(json.dumps(found))
 pathlib.Path("/tmp/scratch").write_text("SECRET")
 print("SECRET")
+for log in ("/proc/1/fd/1", "/proc/1/fd/2"):  # where the container's log would be
+    try:
+        open(log, "w").write("SECRET")
+    except OSError:
+        pass
 """.replace("SECRET", SECRET)
 
 
@@ -198,7 +202,9 @@ def test_a_sandbox_lives_as_drawn_and_leaves_nothing_on_the_node(
     [entry] = unpack(result.archive)
     found = json.loads(entry.data)
     assert found.pop("uid") == 65532
-    assert [claim for claim, holds in found.items() if not holds] == []
+    # gVisor shows its containers neither the kind of a mount nor the flag; the node's mounts and the launcher are the same.
+    unseen = {"tmp is memory", "no more privileges"} if runtime else set()
+    assert [claim for claim, holds in found.items() if not holds and claim not in unseen] == []
     assert SECRET in result.log.stdout.decode()
 
     # The pod ends by itself, with words of the vocabulary alone.

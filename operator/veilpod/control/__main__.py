@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import importlib
 import logging
 import os
@@ -64,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def run(config: configs.Config, key: SigningKey) -> None:
     """Run the operator inside kopf's loop. Raises what ended it, if anything did."""
     connection, metrics, keys = discover(), Metrics(), node_keys(key)
+    # A sandbox that could reach our own API server would be none: netguard must find it blocked, whatever else is configured.
+    canaries = (*config.compute.canaries, connection.endpoint)
+    config = dataclasses.replace(config, compute=dataclasses.replace(config.compute, canaries=canaries))
     cluster = KubeApi(connection)
 
     async def connect_agent(host: str, port: int, *, pinned_tls_key: bytes | None = None) -> ControlLink:

@@ -9,6 +9,7 @@ import dataclasses
 import os
 import pathlib
 import ssl
+import urllib.parse
 import tempfile
 from typing import Any
 
@@ -29,6 +30,11 @@ class Connection:
     token_file: pathlib.Path | None = None
     certificate: str | None = None  # PEM
     private_key: str | None = None  # PEM
+
+    @property
+    def endpoint(self) -> str:
+        """The API server's address as "host:port"."""
+        return urllib.parse.urlsplit(self.server).netloc
 
     def bearer(self) -> str | None:
         """The token to send now. The file wins: it is rotated."""

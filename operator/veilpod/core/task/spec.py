@@ -48,6 +48,7 @@ __all__ = [
 ]
 
 MAX_SERVERS = 16
+DEADLINE_SPACING = 60  # seconds
 TOPOLOGIES = frozenset({"None", "Star", "Mesh"})
 RELAY_POLICIES = frozenset({"Any", "InCluster"})
 NATIVE = Address("0x" + "0" * 40)
@@ -108,8 +109,10 @@ def check_spec(spec: TaskSpec) -> None:
         raise _bad("two inputs have the same path in the same server")
     if spec.quorum.role and spec.quorum.role not in names:
         raise _bad("the quorum names no role")
-    if spec.deadlines.total <= spec.deadlines.schedule + spec.deadlines.inputs + spec.deadlines.compute:
-        raise _bad("deadlines.total must be larger than the sum of the others")
+    times = spec.deadlines
+    # TaskScheduler refuses deadlines closer than this: a requester could assign a server and slash it a second later.
+    if min(times.inputs, times.compute, times.total - times.schedule - times.inputs - times.compute) < DEADLINE_SPACING:
+        raise _bad(f"inputs and compute are at least {DEADLINE_SPACING} s, and total is as much above the sum of the others")
 
 
 def make_terms(spec: TaskSpec, *, now: int, stake: int) -> Terms:

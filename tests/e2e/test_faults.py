@@ -1,0 +1,109 @@
+"""What happens to a task, and to the money, when somebody dies, leaves, changes their mind or is not reachable."""
+
+from collections import Counter
+
+import pytest
+from demo import chain, parties
+from demo.stage import Stage
+
+from localcluster import waiting
+from tests.support import playing
+
+pytestmark = pytest.mark.e2e
+
+PHASES = ("Requested", "ChannelsOpen", "SandboxReady", "KeyPublished", "InputsVerified", "Computed", "SandboxDestroyed")
+
+
+def test_a_task_settles_once_although_every_operator_is_killed_in_each_phase(stage: Stage) -> None:
+    with chain.reachable(stage.cluster) as web3:
+        first = web3.eth.block_number
+        playing.start(stage, "killed")
+        for phase in PHASES:
+            playing.reached(stage, "killed", phase)
+            for party in (parties.REQUESTER, *parties.SERVERS):
+                playing.kill_operator(stage, party)
+        playing.reached(stage, "killed", "Settled")
+        transactions = playing.ledger(stage, web3, first).transactions()
+    assert [t for t in transactions if not t["ok"]] == []
+    once = Counter((t["function"]) for t in transactions if t["function"] in ("request", "assign", "publishKey", "complete", "close"))
+    assert once == {"request": 1, "assign": 1, "publishKey": 1, "complete": 1, "close": 2}
+    reports = Counter(t["sender"] for t in transactions if t["function"] == "report")
+    assert set(reports.values()) <= {1}
+    assert playing.sandbox_pods(stage) == []
+    playing.forget(stage, "killed")
+
+
+@pytest.mark.parametrize("phase", ["Requested", "ChannelsOpen", "KeyPublished", "InputsVerified", "Computed"])
+def test_a_deleted_task_is_torn_down_then_settled_then_gone(stage: Stage, phase: str) -> None:
+    name = f"deleted-{phase.lower()}"
+    playing.start(stage, name)
+    playing.reached(stage, name, phase)
+    playing.forget(stage, name)
+    assert playing.sandbox_pods(stage) == []
+    for server in parties.SERVERS:
+        for item in stage.cluster.get("taskassignment", "-n", server.name)["items"]:
+            destroyed = next(c for c in item["status"]["conditions"] if c["type"] == "SandboxDestroyed")
+            assert destroyed["status"] == "True"
+
+
+def test_a_chain_that_is_away_for_a_minute_during_settlement_delays_it_and_pays_once(stage: Stage) -> None:
+    with chain.reachable(stage.cluster) as web3:
+        first = web3.eth.block_number
+        playing.start(stage, "chainless")
+        playing.reached(stage, "chainless", "ResultDelivered")
+        with playing.chain_away(stage):
+            waiting.pause(60)
+        playing.reached(stage, "chainless", "Settled")
+        transactions = playing.ledger(stage, web3, first).transactions()
+    assert Counter(t["function"] for t in transactions)["complete"] == 1
+    assert [t for t in transactions if not t["ok"]] == []
+    playing.forget(stage, "chainless")
+
+
+def test_a_cluster_that_enforces_no_policy_gets_no_key(stage: Stage) -> None:
+    from localcluster import inspect
+
+    inspect.switch_netpol(stage.cluster.name, on=False)
+    try:
+        playing.start(stage, "unfenced")
+        playing.until(lambda: "Failed" in playing.conditions(stage, "unfenced"), "the task is refused")
+        playing.until(lambda: playing.conditions(stage, "unfenced")["Failed"]["status"] == "True", "the task is refused")
+        found = playing.conditions(stage, "unfenced")
+        assert found["Failed"]["reason"] == "NetguardRefused"
+        assert found["KeyPublished"]["status"] == "False"
+    finally:
+        inspect.switch_netpol(stage.cluster.name, on=True)
+        playing.forget(stage, "unfenced")
+
+
+def test_a_sandbox_pod_deleted_by_somebody_is_noticed_and_no_money_is_lost(stage: Stage) -> None:
+    with chain.reachable(stage.cluster) as web3:
+        first = web3.eth.block_number
+        playing.start(stage, "robbed")
+        playing.reached(stage, "robbed", "ChannelsOpen")
+        playing.until(lambda: len(playing.sandbox_pods(stage)) == 3, "three sandboxes")
+        victim = playing.sandbox_pods(stage)[0]["metadata"]
+        stage.cluster.kubectl("delete", "pod", victim["name"], "-n", victim["namespace"], "--wait=false")
+        playing.until(
+            lambda: any(playing.conditions(stage, "robbed").get(kind, {}).get("status") == "True" for kind in ("Settled", "Failed")),
+            "the task ends, well or with a reason",
+        )
+        playing.forget(stage, "robbed")
+        assert playing.ledger(stage, web3, first).balances()["equation"]["holds"]
+    assert playing.sandbox_pods(stage) == []
+
+
+def test_channels_without_a_last_word_are_settled_after_the_challenge_period(stage: Stage) -> None:
+    """Tasks deleted above left channels whose peers never met: each side challenges with what it has, and time decides."""
+    with chain.reachable(stage.cluster) as web3:
+        playing.pass_time(stage, web3, 3700)
+
+        def open_channels() -> list[str]:
+            return [
+                item["metadata"]["name"]
+                for server in parties.SERVERS
+                for item in stage.cluster.get("statechannel", "-n", server.name)["items"]
+                if item["status"].get("phase") != "Closed"
+            ]
+
+        playing.until(lambda: open_channels() == [], "every channel is closed on chain", timeout=180)

@@ -1,0 +1,86 @@
+"""Tasks on the stage, for tests that break things while they run."""
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from demo import chain, play
+from demo.ledger import Ledger
+from demo.parties import REQUESTER, SERVERS, Party
+from demo.stage import Stage
+from web3 import Web3
+
+from localcluster import waiting
+
+PATIENCE = 300.0
+
+
+def start(stage: Stage, name: str, **changes: Any) -> None:
+    """Apply the example's task under another name, with parts of its spec replaced."""
+    manifest = play.manifest(stage.references["tumour-model"], play.recipient(stage.cluster), name)
+    manifest["spec"] |= changes
+    stage.cluster.kubectl("apply", "-n", REQUESTER.name, "-f", "-", text=json.dumps(manifest))
+
+
+def conditions(stage: Stage, name: str) -> dict[str, dict[str, Any]]:
+    """The task's conditions by type; empty when it is gone."""
+    text = stage.cluster.kubectl("get", "ct", name, "-n", REQUESTER.name, "--ignore-not-found", "-o", "json")
+    found = json.loads(text)["status"]["conditions"] if text and "conditions" in json.loads(text).get("status", {}) else []
+    return {condition["type"]: condition for condition in found}
+
+
+def reached(stage: Stage, name: str, *types: str) -> None:
+    """Wait until these conditions are True."""
+    for kind in types:
+        stage.cluster.kubectl(
+            "wait", f"--for=condition={kind}", f"ct/{name}", "-n", REQUESTER.name, f"--timeout={PATIENCE:.0f}s", timeout=PATIENCE + 20
+        )
+
+
+def until(condition: Callable[[], bool], what: str, *, timeout: float = PATIENCE) -> None:
+    """Wait for something that kubectl cannot wait for."""
+    assert waiting.until(condition, timeout=timeout, every=0.5), f"not in {timeout:.0f} s: {what}"
+
+
+def forget(stage: Stage, name: str) -> None:
+    """Delete a task and wait until it is gone: torn down, settled, then gone."""
+    stage.cluster.kubectl(
+        "delete", "ct", name, "-n", REQUESTER.name, "--ignore-not-found", f"--timeout={PATIENCE:.0f}s", timeout=PATIENCE + 20
+    )
+
+
+def sandbox_pods(stage: Stage) -> list[dict[str, Any]]:
+    """Every sandbox pod on the cluster."""
+    return [pod for server in SERVERS for pod in stage.cluster.get("pods", "-n", f"{server.name}-sandboxes")["items"]]
+
+
+def kill_operator(stage: Stage, party: Party) -> None:
+    """SIGKILL a party's operator (grace period 0); its Deployment starts another."""
+    stage.cluster.kubectl(
+        "delete", "pod", "-n", party.name, "-l", "veilpod.dev/component=operator", "--grace-period=0", "--force", "--wait=false"
+    )
+
+
+@contextlib.contextmanager
+def chain_away(stage: Stage):  # type: ignore[no-untyped-def]
+    """Freeze the chain's process while the body runs: connections hang, as they do when a node is lost."""
+    node = [sys.executable, "-m", "localcluster", "exec", "--name", stage.cluster.name, "--", "pkill", "-x", "anvil"]
+    subprocess.run([*node, "--signal", "STOP"], check=True, capture_output=True)
+    try:
+        yield
+    finally:
+        subprocess.run([*node, "--signal", "CONT"], check=True, capture_output=True)
+
+
+def ledger(stage: Stage, web3: Web3, first: int) -> Ledger:
+    """What has happened on chain since a block."""
+    return Ledger(web3=web3, contracts=stage.contracts, first=first, last=web3.eth.block_number)
+
+
+def pass_time(stage: Stage, web3: Web3, seconds: int) -> None:
+    """Let the chain's clock jump: the end of a challenge period."""
+    web3.provider.make_request("evm_increaseTime", [seconds])  # type: ignore[arg-type]
+    chain.wait_blocks(web3, 2)
