@@ -38,10 +38,10 @@ async def test_existing_and_new_objects_enqueue_their_keys_and_kopf_writes_nothi
             )
         )
         async with asyncio.timeout(20):
-            while Key(kind="computetasks", name="old") not in keys:
+            while Key(kind="computetasks", name="old") not in keys:  # noqa: ASYNC110 - kopf tells nobody when it has listed
                 await asyncio.sleep(0.02)
             cluster.put(STATE_CHANNELS, {"metadata": {"name": "new"}, "spec": {}}, namespace=NS)
-            while Key(kind="statechannels", name="new") not in keys:
+            while Key(kind="statechannels", name="new") not in keys:  # noqa: ASYNC110 - kopf tells nobody when it has listed
                 await asyncio.sleep(0.02)
             stop.set()
             await running

@@ -18,9 +18,11 @@ NS = "party"
 @pytest.fixture
 async def served():
     cluster = FakeCluster()
-    async with FakeApiServer(cluster).running() as server:
-        async with KubeApi(Connection(server=f"http://127.0.0.1:{server.port}", token="secret"), timeout=2) as api:
-            yield cluster, server, api
+    async with (
+        FakeApiServer(cluster).running() as server,
+        KubeApi(Connection(server=f"http://127.0.0.1:{server.port}", token="secret"), timeout=2) as api,
+    ):
+        yield cluster, server, api
 
 
 def a_pod(cluster, name="p", **metadata):
@@ -95,7 +97,7 @@ async def test_a_deletion_names_the_uid_and_is_never_forced(served):
 
 
 async def test_create_gives_back_what_is_there_when_that_is_fine(served):
-    cluster, _, api = served
+    _, _, api = served
     body = {"metadata": {"name": "p"}, "spec": {}}
     made = await api.create(PODS, body, namespace=NS)
     assert (await api.create(PODS, body, namespace=NS, exists_ok=True))["metadata"]["uid"] == made["metadata"]["uid"]
@@ -144,7 +146,8 @@ async def test_the_bearer_token_is_sent(served):
 
 
 def test_a_kubeconfig_is_read_and_a_plugin_is_refused(tmp_path):
-    base = "clusters: [{name: c, cluster: {server: 'https://a:1'}}]\ncontexts: [{name: x, context: {cluster: c, user: u}}]\ncurrent-context: x\n"
+    base = "clusters: [{name: c, cluster: {server: 'https://a:1'}}]\ncontexts: [{name: x, context: {cluster: c, user: u}}]\n"
+    base += "current-context: x\n"
     path = tmp_path / "config"
     path.write_text(base + "users: [{name: u, user: {token: t}}]\n")
     assert from_kubeconfig(path).bearer() == "t"
