@@ -112,7 +112,11 @@ class Deliveries:
     async def _meet(self, order: DeliveryOrder) -> None:
         arrived = self._arrived.setdefault(order.sandbox, set())
         proxy = self._onion(order.hops, order.in_cluster)
-        session = await proxy.connect(relay=order.relay, cookie=order.cookie, service_key=order.service_key)
+        try:
+            session = await proxy.connect(relay=order.relay, cookie=order.cookie, service_key=order.service_key)
+        except Refused as error:
+            # Too few relays of different owners is how it is now: the directory is renewed while there is time.
+            raise CircuitFailed(str(error)) from error
         try:
             for item in order.objects:
                 if item.resource not in arrived:
