@@ -20,7 +20,7 @@ from veilpod.errors import PeerUnavailable, ProtocolViolation, Refused, VeilpodE
 from veilpod.ports import Cluster, ControlLink
 
 CONTROL_PORT = 7443
-_DIRECTORY_SECONDS = 300.0
+_DIRECTORY_SECONDS = 30.0
 
 Locate = Callable[[], Awaitable[tuple[str, int]]]
 Directory = Callable[[], Awaitable[Sequence[RelayEntry]]]
@@ -93,6 +93,8 @@ class StoreLink:
 
     async def deliver(self, order: store_messages.DeliveryOrder) -> str:
         """Start a delivery, or ask for its state: "running", "delivered" or a failure code."""
+        # A relay that was restarted since has other keys: a path is chosen from what the chain says now.
+        await self._call("directory", directory=await self._directory())
         return str((await self._call("deliver", **order.document())).get("state", ""))
 
     async def decide(self, sandbox: store_messages.SandboxRef, resource: ResourceId, verdict: Grant | str) -> None:

@@ -105,7 +105,7 @@ class Deliveries:
             try:
                 return await self._meet(order)
             except (Transient, EOFError, OSError) as error:
-                log.info("delivery.retry", extra={"reason": type(error).__name__})
+                log.info("delivery.retry", extra={"reason": type(error).__name__, "why": str(error)})
             await asyncio.sleep(_BACKOFF[min(attempt, len(_BACKOFF) - 1)])
             attempt += 1
 
