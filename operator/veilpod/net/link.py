@@ -9,7 +9,6 @@ Rules of the wire are in core.onion; who the circuits are is the owner's busines
 """
 
 import asyncio
-import collections
 import dataclasses
 import logging
 import random
@@ -23,13 +22,13 @@ from veilpod.core.onion.messages import DestroyReason
 from veilpod.core.onion.reports import pack_destroy
 from veilpod.errors import ProtocolViolation
 from veilpod.net.budget import Budget
+from veilpod.net.queues import Queues
 
 log = logging.getLogger(__name__)
 
 _BUFFER = 8 * LARGEST_CELL
 _STRANGERS_BUFFER = 2 * LARGEST_CELL  # what anybody may make us hold by connecting
 _HIGH_WATER = 4 * LARGEST_CELL
-_READY = 2  # a sender waits while more than this many cells of its circuit are queued
 _CIRCUIT_IDS = 1 << 31
 # From 3.12 on a transport keeps a view of what the socket did not take; ours would change under it.
 _COPY_ON_WRITE = sys.version_info >= (3, 12)
@@ -88,9 +87,8 @@ class Link(asyncio.BufferedProtocol):
         self._start = self._end = 0
         self._need = REPLY if self.initiated else HELLO
         self._header: Header | None = None
-        self._queues: collections.OrderedDict[int, collections.deque[memoryview]] = collections.OrderedDict()
+        self._queues = Queues(budget)
         self._blocked = False
-        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._next_id = 0
         self._timer: asyncio.TimerHandle | None = None
         self._heard = self._moved = self._used = 0.0
@@ -139,14 +137,11 @@ class Link(asyncio.BufferedProtocol):
         self.alive = False
         if self._timer is not None:
             self._timer.cancel()
-        self._budget.leave(self, sum(len(cell) for queue in self._queues.values() for cell in queue))
-        self._queues.clear()
+        self._blocked = False  # nothing is queued for a link that is gone
+        self._budget.leave(self, self._queues.clear())
         for sink in list(self.routes.values()):
             sink.on_link_lost()
         self.routes.clear()
-        for _, waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
         if not self.opened.done():
             self.opened.set_exception(ConnectionError("the link closed during its handshake"))
             self.opened.exception()  # somebody may have stopped waiting
@@ -178,10 +173,9 @@ class Link(asyncio.BufferedProtocol):
         if not self._blocked and not self._queues:
             self._emit(cell, layered=True)
             return True
-        queue = self._queue(header.circ_id)
-        if len(queue) >= 2 * WINDOW[header.cell_class].circuit:
+        if self._queues.length(header.circ_id) >= 2 * WINDOW[header.cell_class].circuit:
             return False
-        self._enqueue(queue, memoryview(bytearray(cell)))
+        self._queues.put(header.circ_id, memoryview(bytearray(cell)))
         return True
 
     def send_control(self, circ_id: int, command: Command, payload: bytes) -> None:
@@ -192,7 +186,7 @@ class Link(asyncio.BufferedProtocol):
         if not self._blocked and not self._queues:
             self._emit(cell, layered=False)
         else:
-            self._enqueue(self._queue(circ_id), cell)
+            self._queues.put(circ_id, cell)
 
     def send_destroy(self, circ_id: int, reason: DestroyReason, report: bytes | None = None) -> None:
         """End a circuit on this link and forget it."""
@@ -201,10 +195,7 @@ class Link(asyncio.BufferedProtocol):
 
     async def ready(self, circ_id: int) -> None:
         """Wait while too much of this circuit is queued here. Returns when the link is lost, too: sends then go nowhere."""
-        while self.alive and len(self._queues.get(circ_id, ())) > _READY:
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.append((circ_id, waiter))
-            await waiter
+        await self._queues.room(circ_id)
 
     def pause_reading(self) -> None:
         """Stop taking bytes from the peer: this process holds too much already."""
@@ -311,33 +302,14 @@ class Link(asyncio.BufferedProtocol):
         self.bytes_out += len(cell)
         self._transport.write(bytes(cell) if _COPY_ON_WRITE else cell)
 
-    def _queue(self, circ_id: int) -> collections.deque[memoryview]:
-        queue = self._queues.get(circ_id)
-        if queue is None:
-            queue = self._queues[circ_id] = collections.deque()
-        return queue
-
-    def _enqueue(self, queue: collections.deque[memoryview], cell: memoryview) -> None:
-        queue.append(cell)
-        self._budget.take(len(cell))
-
     def _drain(self) -> None:
-        while self._queues and not self._blocked and self.alive:
-            circ_id, queue = self._queues.popitem(last=False)
-            if queue:
-                cell = queue.popleft()
-                self._budget.give(len(cell))
-                self._emit(cell, layered=parse_header(cell).command in LAYERED)
-            if queue:
-                self._queues[circ_id] = queue
+        self._queues.serve(self._emit_queued)
         if self._closing and not self._queues:
             self._say_goodbye()
-        waiting, self._waiters = self._waiters, []
-        for circ_id, waiter in waiting:
-            if len(self._queues.get(circ_id, ())) > _READY and self.alive:
-                self._waiters.append((circ_id, waiter))
-            elif not waiter.done():
-                waiter.set_result(None)
+
+    def _emit_queued(self, cell: memoryview) -> bool:
+        self._emit(cell, layered=parse_header(cell).command in LAYERED)
+        return not self._blocked and self.alive
 
     def _tick(self) -> None:
         """Once in a random while: pad when idle, give up a peer that is silent or takes nothing."""

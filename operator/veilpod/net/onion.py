@@ -23,8 +23,9 @@ from veilpod.net.budget import Budget
 from veilpod.net.circuit import Circuit, CircuitSummary, Trace
 from veilpod.net.link import Link
 from veilpod.net.links import LinkPool
+from veilpod.net.mux import Mux
 from veilpod.net.session import HostPoint, OnionSession, establish, join
-from veilpod.net.streams import Hold, Mux, MuxStream
+from veilpod.net.streams import Hold, MuxStream
 
 log = logging.getLogger(__name__)
 _ATTEMPTS = 4

@@ -18,7 +18,8 @@ from veilpod.core.onion.layers import Direction, HopKeys, TamperedError, open_en
 from veilpod.core.onion.messages import Create, EndReason, Handshake, Message, RelayCommand, pack_join, pack_reply, parse_reply
 from veilpod.errors import CircuitFailed, InvalidInput, PeerUnavailable, ProtocolViolation, VeilpodError
 from veilpod.net.circuit import Circuit
-from veilpod.net.streams import Hold, Mux, MuxStream
+from veilpod.net.mux import Mux
+from veilpod.net.streams import Hold, MuxStream
 
 log = logging.getLogger(__name__)
 _MEET_TIMEOUT = 30.0

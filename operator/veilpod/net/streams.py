@@ -1,24 +1,18 @@
-"""Streams: many ordered byte streams over one circuit or session, each with its own end-to-end credit.
+"""One ordered byte stream of many over a circuit or session, with an end-to-end credit of its own.
 
-Two windows, counted in DATA messages. The circuit's is returned when a message arrives, so it bounds what is under way in the network;
-the stream's is returned when the application has read, so a slow reader stops its own sender and nobody else, and holds at most one
-window. Nothing is dropped, nothing is buffered beyond.
-
-What carries the messages (a circuit's last hop, a session's other end, a relay's exit) is behind `Carrier`. Paper steps 5, 7 and 8.
+Its window is returned when the application has read, so a slow reader stops its own sender and nobody else, and holds at most one window.
+Nothing is dropped, nothing is buffered beyond. What all streams of a circuit share is in `mux`. Paper steps 5, 7 and 8.
 """
 
 import asyncio
 import collections
-from collections.abc import Callable
 from typing import Protocol
 
-from veilpod.core.onion.geometry import GEOMETRY, WINDOW, CellClass
+from veilpod.core.onion.geometry import GEOMETRY, CellClass, Window
 from veilpod.core.onion.messages import FIN, EndReason, Message, RelayCommand, pack_credit, parse_credit
 from veilpod.errors import CircuitFailed, PeerUnavailable, ProtocolViolation, Refused, VeilpodError
 
-MAX_STREAMS = 256
 _OPEN_TIMEOUT = 30.0
-_LAST_ID = 65535
 PIECE = GEOMETRY[CellClass.BULK].inner_data_max  # a write of this size, or a multiple, fills its cells in a session and at an exit
 
 
@@ -51,10 +45,22 @@ class Hold:
         self.used -= size
 
 
+class Streams(Protocol):
+    """What a stream shares with the others of its circuit."""
+
+    carrier: Carrier
+    window: Window
+    hold: Hold
+
+    async def send_data(self, stream: "MuxStream", data: bytes | memoryview, *, flags: int = 0) -> None: ...
+    def end(self, stream: "MuxStream", reason: EndReason) -> None: ...
+    def forget(self, stream: "MuxStream") -> None: ...
+
+
 class MuxStream:
     """One stream; implements ports.Stream."""
 
-    def __init__(self, mux: "Mux", stream_id: int, label: bytes) -> None:
+    def __init__(self, mux: Streams, stream_id: int, label: bytes) -> None:
         self.id, self.label = stream_id, label
         self._mux = mux
         self._credit = mux.window.stream
@@ -248,141 +254,6 @@ class MuxStream:
         self._credited.set()
         if self._connected is not None and not self._connected.done():
             self._connected.set_result(None)
-
-
-class Mux:
-    """The streams of one carrier. `on_begin` is called for each stream that the peer opens; it accepts or ends it."""
-
-    def __init__(
-        self, carrier: Carrier, cell_class: CellClass, *, first_id: int, on_begin: Callable[[MuxStream], None] | None, hold: Hold
-    ) -> None:
-        self.carrier, self.hold = carrier, hold
-        self.window = WINDOW[cell_class]
-        self._on_begin = on_begin
-        self._streams: dict[int, MuxStream] = {}
-        self._next_id, self._parity = first_id, first_id & 1
-        self._last_begun = 0
-        self._credit = self.window.circuit
-        self._arrived = 0
-        self._waiters: list[asyncio.Future[None]] = []
-        self._writers = 0
-        self._error: VeilpodError | None = None
-        self.on_empty: Callable[[], None] | None = None  # the last stream has ended
-
-    async def open(self, label: bytes) -> MuxStream:
-        """Open a stream and wait until the peer accepted it. Raises Refused, PeerUnavailable, CircuitFailed."""
-        if self._error is not None:
-            raise self._error
-        if self._next_id > _LAST_ID or len(self._streams) >= MAX_STREAMS:
-            raise PeerUnavailable("this circuit has no room for another stream")
-        stream = MuxStream(self, self._next_id, label)
-        self._next_id += 2
-        self._streams[stream.id] = stream
-        self.carrier.send_message(RelayCommand.BEGIN, label, stream_id=stream.id)
-        await stream.connected()
-        return stream
-
-    def handle(self, message: Message) -> None:
-        """Take a message from the peer. Raises ProtocolViolation: the circuit is to be destroyed."""
-        if message.command is RelayCommand.BEGIN:
-            self._begin(message)
-            return
-        if message.command is RelayCommand.DATA:
-            self._count_arrival()
-        elif message.command is RelayCommand.SENDME and message.stream_id == 0:
-            self._on_credit(parse_credit(message.data))
-            return
-        elif message.command is RelayCommand.DROP:
-            return
-        elif message.command not in (RelayCommand.SENDME, RelayCommand.CONNECTED, RelayCommand.END):
-            raise ProtocolViolation("BadMessage", f"{message.command.name} where streams are")
-        stream = self._streams.get(message.stream_id)
-        if stream is not None:  # else: closed here while it was under way
-            stream.on_message(message)
-
-    async def send_data(self, stream: MuxStream, data: bytes | memoryview, *, flags: int = 0) -> None:
-        """Send one DATA message when both windows and the link have room."""
-        self._writers += 1
-        try:
-            while True:
-                stream.check_writable()
-                if stream.credit <= 0:
-                    await stream.wait_credit()
-                elif self._credit <= 0:
-                    await self._wait_credit()
-                else:
-                    await self.carrier.ready()
-                    stream.check_writable()
-                    if stream.credit > 0 and self._credit > 0:
-                        break
-            stream.take_credit()
-            self._credit -= 1
-            self.carrier.send_message(RelayCommand.DATA, data, flags=flags, stream_id=stream.id)
-            if self._writers > 1:
-                await asyncio.sleep(0)  # round robin among the streams that have something to say
-        finally:
-            self._writers -= 1
-
-    def end(self, stream: MuxStream, reason: EndReason) -> None:
-        """Say END and forget the stream."""
-        if self._streams.pop(stream.id, None) is not None and self._error is None:
-            self.carrier.send_message(RelayCommand.END, bytes((reason,)), stream_id=stream.id)
-            self._check_empty()
-
-    def forget(self, stream: MuxStream) -> None:
-        """The peer said END."""
-        self._streams.pop(stream.id, None)
-        self._check_empty()
-
-    def fail(self, error: VeilpodError) -> None:
-        """The carrier is gone: every stream and writer learns it."""
-        if self._error is None:
-            self._error = error
-        for stream in list(self._streams.values()):
-            stream.fail(self._error)
-        self._streams.clear()
-        self._wake()
-
-    def _check_empty(self) -> None:
-        if self.on_empty is not None and not self._streams:
-            # Not from inside the message that emptied it: the stream has yet to take note.
-            asyncio.get_running_loop().call_soon(self.on_empty)
-
-    def _begin(self, message: Message) -> None:
-        wrong = message.stream_id & 1 == self._parity or message.stream_id <= self._last_begun
-        if self._on_begin is None or wrong or not message.stream_id:
-            raise ProtocolViolation("BadMessage", "a stream that the peer may not open")
-        self._last_begun = message.stream_id
-        stream = MuxStream(self, message.stream_id, bytes(message.data))
-        self._streams[stream.id] = stream
-        if len(self._streams) > MAX_STREAMS:
-            stream.end(EndReason.RESOURCE)
-            return
-        self._on_begin(stream)
-
-    def _count_arrival(self) -> None:
-        # Nothing to refuse here: what has arrived is under way no more. Who sends beyond this window fills a relay's queue, which ends it.
-        self._arrived += 1
-        if self._arrived >= self.window.circuit_step:
-            self.carrier.send_message(RelayCommand.SENDME, pack_credit(self._arrived))
-            self._arrived = 0
-
-    def _on_credit(self, cells: int) -> None:
-        self._credit += cells
-        if self._credit > self.window.circuit:
-            raise ProtocolViolation("BadCredit", "credit that was never taken")
-        self._wake()
-
-    async def _wait_credit(self) -> None:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        await waiter
-
-    def _wake(self) -> None:
-        waiting, self._waiters = self._waiters, []
-        for waiter in waiting:
-            if not waiter.done():
-                waiter.set_result(None)
 
 
 def _end_error(reason: EndReason) -> VeilpodError:

@@ -16,7 +16,8 @@ from veilpod.core.onion.directory import parse_endpoint, spell_endpoint
 from veilpod.core.onion.geometry import CellClass
 from veilpod.core.onion.messages import EndReason
 from veilpod.errors import CircuitFailed, PeerUnavailable, ProtocolViolation, VeilpodError
-from veilpod.net.streams import Carrier, Hold, Mux, MuxStream
+from veilpod.net.mux import Mux
+from veilpod.net.streams import Carrier, Hold, MuxStream
 
 log = logging.getLogger(__name__)
 _DRAIN_SECONDS = 30.0

@@ -133,6 +133,7 @@ async def test_a_lost_link_frees_its_memory_its_circuits_and_who_waits():
     await link.closed
     far.abort()
     await far.closed
+    assert send(link, 1, 0)  # nobody minds, and nothing is kept
     assert (budget.used, ours.lost, ours.closed) == (0, 1, 1)
 
 

@@ -324,6 +324,19 @@ async def test_an_extension_to_a_relay_that_is_not_listed_is_refused_without_dia
         assert not net.relays[1]._pool.links
 
 
+async def test_a_second_extension_before_the_first_is_done_ends_the_circuit():
+    async with network(2) as net:
+        one = await stranger(net)
+        await one.circuit()
+        next_one = net.entries[2]
+        for _ in range(2):
+            create, _, _ = one.create(position=2, identity_key=next_one.identity_key, onion_key=next_one.onion_key)
+            data = Extend(node_id=2, identity_key=next_one.identity_key, create=create.pack()).pack()
+            one.send(one.cell(RelayCommand.EXTEND, data, command=Command.RELAY_EARLY), command=Command.RELAY_EARLY)
+        assert (await one.report()).reason is DestroyReason.PROTOCOL
+        await until(lambda: not net.relays[1].circuits and not net.relays[2].circuits)
+
+
 async def test_a_path_ends_after_eight_hops():
     async with network(9) as net:
         assert (await net.proxy(hops=8).rendezvous()).relay
