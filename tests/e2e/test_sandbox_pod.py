@@ -57,7 +57,7 @@ found = {
 pathlib.Path("/veilpod/out/found.json").write_text(json.dumps(found))
 pathlib.Path("/tmp/scratch").write_text("SECRET")
 print("SECRET")
-for log in ("/proc/1/fd/1", "/proc/1/fd/2"):  # where the container's log would be
+for log in ("/proc/1/fd/1", "/proc/1/fd/2", "/dev/termination-log", "/veilpod/bin/.end/message"):  # what the kubelet would keep
     try:
         open(log, "w").write("SECRET")
     except OSError:
@@ -211,6 +211,8 @@ def test_a_sandbox_lives_as_drawn_and_leaves_nothing_on_the_node(
     assert waiting.until(lambda: cluster.get("-n", SANDBOXES, "pod", name)["status"]["phase"] == "Succeeded", timeout=60)
     for container, word in (("netguard", "NetworkIsolated"), ("seal", "Released")):
         assert state(cluster, name, container)["terminated"]["message"] == word
+    assert "message" not in state(cluster, name, "program")["terminated"]
+    assert SECRET not in json.dumps(cluster.get("-n", SANDBOXES, "pod", name)["status"])
     assert cluster.kubectl("logs", "-n", SANDBOXES, name, "-c", "program") == (
         "veilpod: the program runs; its output is sealed into the result\n"
     )

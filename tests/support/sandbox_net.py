@@ -129,7 +129,7 @@ def star(objects: Sequence[SealedObject], *, port: int, price: int = 1, compute:
         ),
         result=ResultSpec(sender=ServerIndex(0), recipient=recipient_text(REQUESTER.public_bytes), max_size=1 << 22, mailbox=MAILBOX),
         payment=Payment(per_server=1, per_transfer_mib=price, channel_deposit=1),
-        deadlines=Deadlines(schedule=30, inputs=30, compute=compute, total=300),
+        deadlines=Deadlines(schedule=60, inputs=60, compute=compute, total=600),
         quorum=Quorum(),
         hops=3,
         relays="Any",

@@ -62,6 +62,7 @@ async def main() -> None:
     mailbox = await connect("127.0.0.1", 7443, key=KEYS.control)
     await mailbox.call("configure", sealKey=to_hex(KEYS.seal.private_bytes_raw()), directory=directory)
     terms = TaskTerms(task=TASK, owners=(CHAIN_KEY.address,), result_from=spec.result.sender, max_size=spec.result.max_size, domain=DOMAIN)
+    await mailbox.call("forget-task", taskId=to_hex(TASK))  # an earlier test's
     await mailbox.call("announce-task", **terms.document())
 
     link = await connect(ip, 7443, key=KEYS.control, timeout=60)

@@ -33,6 +33,7 @@ from veilpod.net.control import ControlServer, Handler
 
 _GOODBYE_SECONDS = 10.0
 _NOTES_SECONDS = 5.0
+_LEAVE_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class Service:
     async def run(self) -> None:
         """Serve until cancelled; then leave nothing behind."""
         volumes.install(self._settings.launcher, self._settings.binaries / "launch")
+        volumes.hide_termination_message(self._settings.binaries)
         await self._program.listen()
         try:
             async with asyncio.TaskGroup() as self._group:
@@ -66,9 +68,12 @@ class Service:
                 await self.control.listening.wait()
                 log.info("agent.listening")
         finally:
+            # Wiping comes before courtesy: the kubelet's patience is a few seconds.
             await self._program.close()
-            await self.life.close()
             volumes.wipe(self._secret_roots)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LEAVE_SECONDS):
+                    await self.life.close()
             log.info("agent.ended")
 
     # --- commands

@@ -16,6 +16,7 @@ from veilpod.errors import Refused
 
 _ZEROS = bytes(1 << 20)
 _MAX_FILES = 100_000
+HIDDEN = ".end"
 
 
 class InputFile:
@@ -89,6 +90,18 @@ def install(source: pathlib.Path, target: pathlib.Path) -> None:
     shutil.copyfile(source, part)
     part.chmod(0o555)
     part.rename(target)
+
+
+def hide_termination_message(directory: pathlib.Path) -> None:
+    """Make the file on which the kubelet mounts the program's termination message, behind a door that the program cannot open.
+
+    That file rests on the node's disk and its content becomes part of the pod's status, so it must not be the program's to write. The
+    kubelet mounts it wherever the manifest says; the program has this volume read-only, so it cannot open the directory again.
+    """
+    hidden = directory / HIDDEN
+    hidden.mkdir(mode=0o700)
+    (hidden / "message").touch(mode=0o600)
+    hidden.chmod(0)
 
 
 def _is(kind: object, name: str, descriptor: int) -> bool:

@@ -23,10 +23,17 @@ from tests.support.sandbox_net import (
 from veilpod.agent import seal
 from veilpod.core.ids import PodUid
 from veilpod.core.keys import SigningKey
+from veilpod.core.task import spec
 from veilpod.core.task.spec import Quorum
 from veilpod.errors import ProtocolViolation, Refused
 
 SLEEP = "import os, time; os.write(1, b'ready'); time.sleep(600)"
+
+
+@pytest.fixture
+def short_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read specifications whose deadlines the chain would refuse: the real ones take a minute each."""
+    monkeypatch.setattr(spec, "DEADLINE_SPACING", 0)
 
 
 async def configure(world: World, sandbox: Sandbox) -> None:
@@ -79,7 +86,7 @@ async def test_a_fence_that_falls_ends_the_program(world: World) -> None:
     ids=["fails", "takes too long", "makes too much"],
 )
 async def test_a_failed_program_is_settled_and_released_like_any_other(
-    world: World, program: str, how: dict[str, object], failure: str
+    world: World, short_deadlines: None, program: str, how: dict[str, object], failure: str
 ) -> None:
     await world.start(solo(compute=2))
     [sandbox] = world.sandboxes
@@ -110,7 +117,7 @@ async def test_an_input_granted_by_a_stranger_is_refused_before_it_is_opened(wor
     assert not world.sandboxes[1].service.ready_port
 
 
-async def test_inputs_that_never_come_are_a_timeout(world: World) -> None:
+async def test_inputs_that_never_come_are_a_timeout(world: World, short_deadlines: None) -> None:
     item = sealed_object("north", b"n" * 1000)
     await world.start(star([item], port=free_port(), compute=1))
     await world.meet()

@@ -81,6 +81,13 @@ def test_wiping_overwrites_and_removes_everything_and_follows_nothing(out: pathl
     assert (out.parent / "secret").read_bytes() == b"not the program's"
 
 
+def test_the_termination_message_lies_behind_a_closed_door(tmp_path: pathlib.Path) -> None:
+    volumes.hide_termination_message(tmp_path)
+    assert (tmp_path / volumes.HIDDEN).stat().st_mode & 0o777 == 0
+    if os.getuid() == 0:
+        assert (tmp_path / volumes.HIDDEN / "message").is_file()
+
+
 def test_the_launcher_is_installed_whole_and_executable(tmp_path: pathlib.Path) -> None:
     (tmp_path / "source").write_bytes(b"\x7fELF")
     volumes.install(tmp_path / "source", tmp_path / "launch")

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.specs import star_spec
 
+from veilpod.agent.volumes import HIDDEN
 from veilpod.core.ids import ServerIndex, TaskId
 from veilpod.core.sandbox_class import SandboxClass, check_fits, parse_sandbox_class
 from veilpod.errors import InvalidInput, Refused
@@ -143,6 +144,8 @@ def test_p12_the_environment_holds_plain_public_values_and_the_uid_is_a_file() -
 
 def test_p13_no_log_becomes_a_termination_message() -> None:
     assert {container["terminationMessagePolicy"] for container in CONTAINERS} == {"File"}
+    assert PROGRAM["terminationMessagePath"].startswith(f"/veilpod/bin/{HIDDEN}/")  # not the program's to write
+    assert mounts(PROGRAM)["bin"]["readOnly"]
 
 
 def test_p14_the_pod_is_never_revived_and_ends_by_itself() -> None:
