@@ -19,7 +19,7 @@ def report(cluster: Cluster, ledger: Ledger, task: str, images: dict[str, str]) 
         "balances": ledger.balances(),
         "channels": channels(cluster, ledger),
         "sandboxes": sandboxes(cluster),
-        "circuits": circuits(cluster),
+        "circuits": circuits(cluster, ledger),
         "accuracy": accuracy(),
         "images": images,
         "versions": versions(cluster),
@@ -110,21 +110,27 @@ def sandboxes(cluster: Cluster) -> list[dict[str, Any]]:
     return found
 
 
-def circuits(cluster: Cluster) -> list[dict[str, Any]]:
+def circuits(cluster: Cluster, ledger: Ledger) -> list[dict[str, Any]]:
     """Bytes and relays of every circuit, as the demo images' tracing printed them. Production images have no such module."""
-    found = []
+    last: dict[tuple[str, str, int], dict[str, Any]] = {}
     for party in PARTIES:
-        selector = "app.kubernetes.io/part-of=veilpod"
-        text = cluster.kubectl(
-            "logs", "-n", party.name, "-l", selector, "--all-containers", "--tail=-1", "--prefix=false", "--ignore-errors"
-        )
-        for line in text.splitlines():
-            if '"circuit"' not in line:
-                continue
-            record = _json(line)
+        selector = "app.kubernetes.io/name=veilpod"
+        text = cluster.kubectl("logs", "-n", party.name, "-l", selector, "--all-containers", "--tail=-1", "--ignore-errors")
+        for record in map(_json, text.splitlines()):
             if record.get("event") == "circuit":
-                found.append({"party": party.name, **{key: value for key, value in record.items() if key not in ("level", "logger")}})
-    return found
+                # Later lines of one circuit have counted further.
+                last[party.name, record.get("assignment", ""), record["number"]] = record
+    return [
+        {
+            "party": party,
+            "assignment": assignment,
+            "purpose": record["purpose"],
+            "relays": [ledger.owner_of(node) for node in record["relays"]],
+            "sent": record["sent"],
+            "received": record["received"],
+        }
+        for (party, assignment, _), record in sorted(last.items())
+    ]
 
 
 def accuracy() -> dict[str, Any]:
@@ -133,7 +139,7 @@ def accuracy() -> dict[str, Any]:
         sys.executable,
         str(ROOT / "examples" / "tumour-model" / "compare.py"),
         str(WORK / "data"),
-        str(WORK / "result" / "model.json"),
+        str(WORK / "result" / "out" / "model.json"),
     ]
     result: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return result

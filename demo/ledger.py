@@ -77,6 +77,12 @@ class Ledger:
             found.append({"name": event["event"], "args": dict(event["args"]), "block": event["blockNumber"], "time": time})
         return found
 
+    def owner_of(self, node: int) -> str:
+        """Who registered a node."""
+        registry = self.web3.eth.contract(address=Web3.to_checksum_address(self.contracts["registry"]), abi=artifacts()["NodeRegistry"])
+        owner = str(registry.functions.ownerOf(node).call())
+        return self.names.get(owner.lower(), owner)
+
     def balances(self) -> dict[str, Any]:
         """Balances of everybody before and after, and the equation that adds up: before = after + fees (which leave circulation)."""
         accounts = dict(self.names)
