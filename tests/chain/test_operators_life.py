@@ -18,6 +18,11 @@ async def all_settled(w: World, timeout: float = 40.0) -> None:
         assert server.objects(PODS) == []
 
 
+def _ending(server) -> bool:
+    facts = server.operator._roles[0]._facts
+    return all(facts.find(name).facts.ending_since for name in facts.names())
+
+
 def failure(w: World) -> str:
     return w.task()["status"]["failure"]["code"]
 
@@ -123,3 +128,73 @@ async def test_every_operator_may_be_killed_at_any_stage(anvil, tmp_path, reache
         await all_settled(w)
         for server in w.servers:
             assert len(server.kubelet.created) == 1, "never two sandboxes"
+
+
+async def test_peers_that_never_sign_are_settled_by_the_chain_with_the_deposits(anvil, tmp_path):
+    async with world(anvil, tmp_path) as w:
+        w.network.lose_channel_messages = True
+        w.apply()
+        await w.until_true("ResultDelivered")
+        await w.until(lambda: all(_ending(server) for server in w.servers))
+        await w.skip(40)  # the patience for final states
+        await w.until_true("KeyRevoked")
+        assert "Settled" not in true_conditions(w.task())
+        await w.skip(150)  # the patience for a late final state
+        await w.until(lambda: all(c["status"]["phase"] == "Disputed" for s in w.servers for c in s.objects(STATE_CHANNELS)))
+        await w.skip(3700)  # the challenge period
+        await w.until_true("Settled")
+        await all_settled(w)
+
+
+async def test_a_server_that_vanishes_before_the_key_costs_time_and_its_stake_and_nobody_elses(anvil, tmp_path):
+    async with world(anvil, tmp_path) as w:
+        gone = w.servers[2]
+        await gone.stop()
+        w.apply()
+        await w.until_true("Scheduled")
+        await w.skip(380)  # the others give up, early enough to report
+        await w.until(lambda: all("SandboxDestroyed" in true_conditions(s.objects(TASK_ASSIGNMENTS)[0]) for s in w.servers[:2]))
+        await w.skip(120)  # behind keyBy
+        await w.until(lambda: "KeyRevoked" in true_conditions(w.task()))
+        assert w.task()["status"]["failure"]["stage"] == "KeyPublished"
+        after = await w.requester.operator._chain.reader.stake_of(gone.key.address)
+        assert sum(after) == 10**17 - 10**16, "what it would have been paid"
+        for server in w.servers[:2]:
+            free, locked = await w.requester.operator._chain.reader.stake_of(server.key.address)
+            assert (free, locked) == (10**17, 0)
+
+
+async def test_a_pod_without_an_assignment_is_swept_away(anvil, tmp_path):
+    async with world(anvil, tmp_path) as w:
+        server = w.servers[0]
+        namespace = f"{server.name}-sandboxes"
+        labels = {"veilpod.dev/component": "sandbox", "veilpod.dev/assignment": "ta-nobody-0"}
+        container = {"name": "agent", "image": "r/a@sha256:" + "a" * 64}
+        body = {
+            "metadata": {"name": "orphan", "labels": labels, "finalizers": ["veilpod.dev/evidence"]},
+            "spec": {"initContainers": [{**container, "name": "netguard"}, container], "containers": []},
+        }
+        server.cluster.put(PODS, body, namespace=namespace)
+        await w.until(lambda: server.objects(PODS)[0]["spec"].get("nodeName"))
+        await server.resync()
+        await w.until(lambda: "deletionTimestamp" in server.objects(PODS)[0]["metadata"])
+        await w.until(lambda: server.objects(PODS)[0]["metadata"]["deletionGracePeriodSeconds"] == 0)
+        await server.resync()
+        await w.until(lambda: not server.objects(PODS))
+
+
+async def test_an_assignment_that_was_removed_by_force_is_made_again(anvil, tmp_path):
+    async with world(anvil, tmp_path) as w:
+        w.network.may_exit.clear()
+        w.apply()
+        await w.until_true("InputsVerified")
+        server = w.servers[0]
+        name = server.objects(TASK_ASSIGNMENTS)[0]["metadata"]["name"]
+        del server.cluster.objects[TASK_ASSIGNMENTS.plural, server.name, name]
+        await server.resync()
+        await w.until(lambda: server.objects(TASK_ASSIGNMENTS))
+        w.network.may_exit.set()
+        await w.until_true("Settled")
+        assert w.task()["status"]["phase"] == "Settled"
+        await all_settled(w)
+        assert len(server.kubelet.created) == 1

@@ -62,6 +62,7 @@ class Release:
     make_role: Callable[[Context], Role]
     connect: Any
     anvil: Anvil
+    ahead: list[int]  # how many seconds everybody's clock is ahead of ours
     tasks: Tasks | None = None
     operator: Operator | None = None
     kubelet: Kubelet | None = None
@@ -92,9 +93,9 @@ class Release:
                 writer=link.writer,
                 key=self.key,
                 node_keys=node_keys(self.key),
-                clock=time.time,
+                clock=self._clock,
                 connect=self.connect,
-                events=EventRecorder(self.cluster, instance=self.name, clock=time.time),
+                events=EventRecorder(self.cluster, instance=self.name, clock=self._clock),
                 metrics=metrics,
                 tasks=tasks,
                 enqueue=self.operator.enqueue,
@@ -114,6 +115,9 @@ class Release:
             self.cluster.listeners.remove(self._enqueue)
             operator, self.operator = self.operator, None
             await operator.stop()
+
+    def _clock(self) -> float:
+        return time.time() + self.ahead[0]
 
     def _enqueue(self, change: str, kind: Any, body: dict[str, Any]) -> None:
         if self.operator and kind.plural in OWN_KINDS and change != "DELETED":
@@ -148,6 +152,18 @@ class World:
     servers: list[Release]
     network: Network
     mailbox: Service
+    ahead: list[int]
+
+    async def skip(self, seconds: int) -> None:
+        """Let time pass on the chain and on every clock; then everybody looks again."""
+        self.anvil.advance(seconds)
+        self.ahead[0] += seconds
+        await self.resync()
+
+    async def resync(self) -> None:
+        for release in (self.requester, *self.servers):
+            if release.operator is not None:
+                await release.resync()
 
     def apply(self, name: str = "job", **changes: Any) -> None:
         spec: dict[str, Any] = {
@@ -204,9 +220,10 @@ async def world(anvil: Anvil, directory: pathlib.Path) -> AsyncIterator[World]:
         async def connect_store(host: str, port: int, *, pinned_tls_key: bytes | None = None) -> ControlLink:
             return await connect("127.0.0.1", service.control.port, key=node_keys(requester_key).control, pinned_tls_key=pinned_tls_key)
 
-        requester = _requester(anvil, directory, requester_key, connect_store)
-        servers = [_server(anvil, directory, index, network) for index in (1, 2, 3)]
-        made = World(anvil=anvil, requester=requester, servers=servers, network=network, mailbox=service)
+        ahead = [0]
+        requester = _requester(anvil, directory, requester_key, connect_store, ahead)
+        servers = [_server(anvil, directory, index, network, ahead) for index in (1, 2, 3)]
+        made = World(anvil=anvil, requester=requester, servers=servers, network=network, mailbox=service, ahead=ahead)
         try:
             for release in (requester, *servers):
                 await release.start()
@@ -218,16 +235,18 @@ async def world(anvil: Anvil, directory: pathlib.Path) -> AsyncIterator[World]:
                 await release.stop()
 
 
-def _requester(anvil: Anvil, directory: pathlib.Path, key: SigningKey, connect_store: Any) -> Release:
+def _requester(anvil: Anvil, directory: pathlib.Path, key: SigningKey, connect_store: Any, ahead: list[int]) -> Release:
     cluster = FakeCluster()
     cluster.put(SERVICES, {"metadata": {"name": "mailbox"}, "spec": {"clusterIP": "127.0.0.1"}}, namespace="requester")
     pod = {"metadata": {"name": "mailbox-0"}, "spec": {}, "status": {"phase": "Running", "podIP": "127.0.0.1"}}
     cluster.put(PODS, pod, namespace="requester")
     config = _config("requester", directory, anvil, roles=["requester"], requester={"mailboxService": "mailbox"})
-    return Release(name="requester", key=key, cluster=cluster, config=config, make_role=RequesterRole, connect=connect_store, anvil=anvil)
+    return Release(
+        name="requester", key=key, cluster=cluster, config=config, make_role=RequesterRole, connect=connect_store, anvil=anvil, ahead=ahead
+    )
 
 
-def _server(anvil: Anvil, directory: pathlib.Path, index: int, network: Network) -> Release:
+def _server(anvil: Anvil, directory: pathlib.Path, index: int, network: Network, ahead: list[int]) -> Release:
     name, cluster = f"server-{index}", FakeCluster()
     sandboxes = f"{name}-sandboxes"
     for policy in policies.NETWORK:
@@ -247,7 +266,14 @@ def _server(anvil: Anvil, directory: pathlib.Path, index: int, network: Network)
         compute={"capacity": 4, "stake": str(10**17), "relayPort": 9001},
     )
     release = Release(
-        name=name, key=account(index), cluster=cluster, config=config, make_role=ComputeRole, connect=network.connect, anvil=anvil
+        name=name,
+        key=account(index),
+        cluster=cluster,
+        config=config,
+        make_role=ComputeRole,
+        connect=network.connect,
+        anvil=anvil,
+        ahead=ahead,
     )
     release.kubelet = Kubelet(cluster, network, prefix=f"10.{index}.0")
     return release

@@ -50,6 +50,7 @@ class Network:
         self.by_host: dict[str, ScriptedAgent] = {}
         self.may_exit = asyncio.Event()
         self.may_exit.set()
+        self.lose_channel_messages = False
         self.fail: dict[int, str] = {}  # server index -> failure code, instead of computing
 
     async def connect(self, host: str, port: int, *, pinned_tls_key: bytes | None = None) -> "ScriptedLink":
@@ -163,6 +164,8 @@ class ScriptedAgent:
 
     async def _on_channel(self, args: dict[str, Any]) -> None:
         peer = self._network.agents[self._told.task, args["peer"]]
+        if self._network.lose_channel_messages:
+            return
         if peer.dead:
             raise PeerUnavailable("the peer is gone")
         peer.emit("channel", {"peer": int(self._told.index), "payload": args["payload"]})

@@ -63,8 +63,12 @@ class Sweep:
         keys += [task_key(task) for task in tasks if to_hex(task) not in adopted]
         for name in self._facts.names():
             known = self._facts.find(name)
-            if name not in names and known and not known.facts.destroyed:
+            if name in names or known is None:
+                continue
+            if not known.facts.destroyed:
                 keys.append(task_key(known.task))
+            elif all(body["spec"]["assignment"] != name for body in channels):
+                self._facts.forget(name)  # nothing is owed any more, and nobody will ask
         await self._orphans(pods, names)
         await self._retire([*assignments, *channels])
         return keys

@@ -1,7 +1,6 @@
 """Background work with an owner: each task belongs to one group, is restarted with back-off when it fails, ends with the group."""
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable
@@ -34,7 +33,7 @@ class Tasks:
         return task
 
     async def wait_failed(self) -> None:
-        """Wait for the first defect in a background task and raise it."""
+        """Wait for the first defect in a background task and raise it; return when the group ends without one."""
         assert self._failed is not None
         await asyncio.shield(self._failed)
 
@@ -44,9 +43,10 @@ class Tasks:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-        if self._failed is not None:
-            with contextlib.suppress(BaseException):  # a defect was either raised by wait_failed or is being torn down with the process
-                self._failed.cancel() if not self._failed.done() else self._failed.exception()
+        if self._failed is not None and not self._failed.done():
+            self._failed.set_result(None)
+        elif self._failed is not None:
+            self._failed.exception()  # known: it was logged, and raised to whoever waited
 
     async def _supervise(self, name: str, run: Callable[[], Awaitable[None]], fatal: tuple[type[VeilpodError], ...]) -> None:
         pause = _FIRST

@@ -149,3 +149,23 @@ def test_a_requester_that_forgot_its_mailbox_does_not_take_silence_for_failure()
     world.announced = False
     run(world)
     assert world.phase is TaskPhase.COMPLETED
+
+
+def test_nothing_is_called_destroyed_while_a_lost_creation_may_still_make_a_pod() -> None:
+    world = World()
+    until(world, lambda: world.phase is TaskPhase.ASSIGNED)
+    server = world.servers[1]
+    world.blind = lambda what: what == "late"  # the answer to the next creation is lost, the request is not
+    world.act_server(server)
+    world.blind = lambda what: False
+    server.deleting = True
+    begun = world.clock
+    while not server.facts.destroyed:
+        world.act_server(server)
+        world.pass_time(5)
+        if world.clock - begun == 50:
+            world.land_late_posts(server)
+        world.kubelet(server)
+        assert world.clock - begun < 300
+    assert server.containers, "the pod did come"
+    assert not server.living()
