@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from demo.cluster import Cluster
-from demo.parties import HOSPITALS, REQUESTER, RESULT_KEY, ROOT, WORK
+from demo.parties import HOSPITALS, REQUESTER, RESULT_KEY, ROOT, WORK, Party
 from localcluster import progress
 
 EXAMPLE = ROOT / "examples" / "tumour-model"
@@ -29,25 +29,28 @@ def split_data() -> None:
 
 
 def share_data(cluster: Cluster) -> None:
-    """Each hospital seals its table to its own store's custody key, puts it there and declares the Dataset."""
+    """Each hospital shares its table."""
     for hospital in HOSPITALS:
         with progress.step(f"{hospital.name} seals and stores its data") as step:
             if hospital.dataset in cluster.kubectl("get", "datasets", "-n", hospital.name, "-o", "name"):
                 step.cached()
                 continue
             plain, sealed = DATA / f"{hospital.name.removeprefix('hospital-')}.csv", DATA / f"{hospital.dataset}.sealed"
-            custody = json.loads(cluster.run("veilpod", "keys", "show", str(hospital.key_file), "--output", "json"))["custody"]
-            manifest = cluster.run(
-                "veilpod", "dataset", "seal", str(plain), str(sealed), "--to", custody, "--name", hospital.dataset, "--custody", "Store"
-            )
-            cluster.kubectl("apply", "-n", hospital.name, "-f", "-", text=manifest)
-            cluster.run("veilpod", "dataset", "put", str(sealed), "-n", hospital.name)
+            share(cluster, hospital, plain, sealed, hospital.dataset)
     for hospital in HOSPITALS:
         with progress.step(f"{hospital.dataset} registered"):
             for condition in ("Stored", "Registered"):
                 cluster.kubectl(
                     "wait", f"--for=condition={condition}", f"dataset/{hospital.dataset}", "-n", hospital.name, "--timeout=120s"
                 )
+
+
+def share(cluster: Cluster, hospital: Party, plain: pathlib.Path, sealed: pathlib.Path, name: str) -> None:
+    """Seal a file to the hospital's own store's custody key, declare the Dataset, put the sealed file into the store."""
+    custody = json.loads(cluster.run("veilpod", "keys", "show", str(hospital.key_file), "--output", "json"))["custody"]
+    manifest = cluster.run("veilpod", "dataset", "seal", str(plain), str(sealed), "--to", custody, "--name", name, "--custody", "Store")
+    cluster.kubectl("apply", "-n", hospital.name, "-f", "-", text=manifest)
+    cluster.run("veilpod", "dataset", "put", str(sealed), "-n", hospital.name)
 
 
 def manifest(image: str, recipient: str, name: str = TASK) -> dict[str, Any]:

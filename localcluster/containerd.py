@@ -16,11 +16,12 @@ def socket_of(pid: int) -> str:
 
 
 def load(pid: int, archive: pathlib.Path) -> dict[str, str]:
-    """Import an OCI archive; return name@digest for each reference in it."""
+    """Import an OCI archive unless its images are there; return name@digest for each reference in it."""
+    named = {reference: by_digest(reference, digest) for reference, digest in oci.digests(archive).items()}
+    if set(named.values()) <= set(_ctr(pid, "images", "list", "--quiet").split()):
+        return named
     _ctr(pid, "images", "import", str(archive))
-    named = {}
-    for reference, digest in oci.digests(archive).items():
-        named[reference] = by_digest(reference, digest)
+    for reference in named:
         # ctr import keeps the tag only. A reference by digest is a name like any other to containerd's CRI, and without it the kubelet
         # would try to pull.
         _ctr(pid, "images", "tag", "--force", reference, named[reference])
@@ -33,10 +34,11 @@ def by_digest(reference: str, digest: str) -> str:
     return f"{repository}@{digest}"
 
 
-def _ctr(pid: int, *arguments: str) -> None:
+def _ctr(pid: int, *arguments: str) -> str:
     command = [str(layout.BUILD / "bin" / "ctr"), "--address", socket_of(pid), "--namespace", "k8s.io", *arguments]
     result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if result.returncode != 0:
         raise progress.Failure(
             f"ctr {' '.join(arguments)}: {result.stderr.strip()}", next="does containerd run? python3 -m localcluster status"
         )
+    return result.stdout

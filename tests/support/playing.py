@@ -21,7 +21,10 @@ PATIENCE = 300.0
 def start(stage: Stage, name: str, **changes: Any) -> None:
     """Apply the example's task under another name, with parts of its spec replaced."""
     manifest = play.manifest(stage.references["tumour-model"], play.recipient(stage.cluster), name)
-    manifest["spec"] |= changes
+    spec = manifest["spec"] | changes
+    spec["program"]["image"] = stage.references["tumour-model"]
+    spec["result"]["recipient"] = play.recipient(stage.cluster)
+    manifest["spec"] = {name: value for name, value in spec.items() if value is not None}
     stage.cluster.kubectl("apply", "-n", REQUESTER.name, "-f", "-", text=json.dumps(manifest))
 
 
