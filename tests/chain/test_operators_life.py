@@ -139,6 +139,8 @@ async def test_peers_that_never_sign_are_settled_by_the_chain_with_the_deposits(
         await w.skip(40)  # the patience for final states
         await w.until_true("KeyRevoked")
         assert "Settled" not in true_conditions(w.task())
+        for server in w.servers:
+            assert "FinalStateSigned" not in true_conditions(server.objects(TASK_ASSIGNMENTS)[0])
         await w.skip(150)  # the patience for a late final state
         await w.until(lambda: all(c["status"]["phase"] == "Disputed" for s in w.servers for c in s.objects(STATE_CHANNELS)))
         await w.skip(3700)  # the challenge period

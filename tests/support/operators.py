@@ -158,6 +158,9 @@ class World:
         """Let time pass on the chain and on every clock; then everybody looks again."""
         self.anvil.advance(seconds)
         self.ahead[0] += seconds
+        newest = int(self.anvil.rpc("eth_blockNumber"), 16)
+        chains = [release.operator._chain for release in (self.requester, *self.servers) if release.operator is not None]
+        await self.until(lambda: all(chain.head_block >= newest for chain in chains))
         await self.resync()
 
     async def resync(self) -> None:

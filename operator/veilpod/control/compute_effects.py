@@ -1,6 +1,6 @@
 """What a computing server's operator does for an assignment: each effect of a plan, once, its outcome written down where it must be.
 
-Nothing is decided here. What a signature is given for is checked here, against the live API and the chain, right before it is given.
+Nothing is decided here. The way to a running sandbox is in `compute_sandbox`.
 """
 
 import logging
@@ -9,35 +9,25 @@ from typing import Any
 
 from veilpod.control.agent_links import AgentLinks
 from veilpod.control.channel_desk import ChannelDesk
+from veilpod.control.compute_sandbox import Sandboxes, honoured
 from veilpod.control.compute_view import Assignment, View, channel_name
 from veilpod.control.context import Context
-from veilpod.control.directory import relay_directory
 from veilpod.control.facts_store import FactsStore
-from veilpod.control.policies import observe_policies
-from veilpod.control.status import FINALIZER, set_finalizer, together
-from veilpod.core.agent_messages import Configuration, MailboxEntry, NodeKey, Published, parse_zeroised, verify_zeroised
-from veilpod.core.canonical import from_hex, to_hex
+from veilpod.control.status import FINALIZER, set_finalizer
+from veilpod.core.agent_messages import parse_zeroised, verify_zeroised
+from veilpod.core.canonical import to_hex
 from veilpod.core.channel.state import channel_id, order
-from veilpod.core.entities import ChainTask
 from veilpod.core.ids import Address, PodUid, ServerIndex
 from veilpod.core.kinds import PODS, STATE_CHANNELS, TASK_ASSIGNMENTS
-from veilpod.core.onion.directory import RelayEntry, fresh, parse_endpoint, spell_endpoint
-from veilpod.core.sandbox_class import SandboxClass
-from veilpod.core.statement import Statement, countersign, parse_statement, statement_nonce, verify_statement
 from veilpod.core.task import plan as do
 from veilpod.core.task import spec as specs
-from veilpod.core.task.facts import AgentSeen, Facts, PodRecord
+from veilpod.core.task.facts import AgentSeen, Facts
 from veilpod.core.task.plan import Effect
-from veilpod.core.task.pods import INTENT_ANNOTATION, image_digest, read_pod
-from veilpod.core.task.snapshot import Refusal, ServerSnapshot, Unknown
-from veilpod.core.typed_data import Domain, sandbox_key_digest, statements_hash
-from veilpod.errors import ClusterUnavailable, PeerUnavailable, ProtocolViolation, Refused, Transient
+from veilpod.core.task.snapshot import ServerSnapshot
+from veilpod.errors import PeerUnavailable, Refused
 from veilpod.kube import sandbox_pod
-from veilpod.net.control_tls import control_certificate
 
 log = logging.getLogger(__name__)
-_ENDS_SLACK = 240  # seconds behind the task's last deadline by which the kubelet has certainly killed a pod
-_NETGUARD_RELAYS = 5
 
 
 class Effects:
@@ -45,8 +35,7 @@ class Effects:
 
     def __init__(self, context: Context, *, facts: FactsStore, links: AgentLinks, desk: ChannelDesk, view: View) -> None:
         self._context, self._facts, self._links, self._desk, self._view = context, facts, links, desk, view
-        chain = context.config.chain
-        self._domain = Domain(chain_id=chain.chain_id, contract=chain.scheduler)
+        self._sandboxes = Sandboxes(context, facts=facts, links=links, view=view)
 
     async def perform(self, effect: Effect, body: dict[str, Any], assignment: Assignment, s: ServerSnapshot) -> None:
         """Do one thing. Raises Transient to be tried again, Terminal when it must not be."""
@@ -66,15 +55,15 @@ class Effects:
             case do.BeginIncarnation(incarnation=number):
                 self._facts.change(name, incarnation=number, nonce=secrets.token_hex(16), agent=AgentSeen(), released=False, zeroised="")
             case do.CreatePod():
-                await self._create_pod(assignment, s, facts)
+                await self._sandboxes.create_pod(assignment, s, facts)
             case do.ConfigureAgent():
-                await self._configure(assignment, s, facts)
+                await self._sandboxes.configure(assignment, s, facts)
             case do.CountersignStatement():
-                await self._countersign(assignment, facts)
+                await self._sandboxes.countersign(assignment, facts)
             case do.SignSandboxKey():
-                await self._sign_sandbox_key(assignment, facts)
+                await self._sandboxes.sign_sandbox_key(assignment, facts)
             case do.HandDescriptors():
-                await self._hand(assignment, s)
+                await self._sandboxes.hand(assignment, s)
             case do.ReportDestroyed():
                 await writer.report(assignment.task, assignment.index)
             case do.CompleteTask(result=result):
@@ -87,7 +76,7 @@ class Effects:
     # -- towards the sandbox
 
     async def _create_channels(self, assignment: Assignment) -> None:
-        spec, owners = _honoured(assignment), await self._view.owners(assignment.task)
+        spec, owners = honoured(assignment), await self._view.owners(assignment.task)
         terms = specs.channel_terms(assignment.task)
         for peer in spec.peers(assignment.index):
             a, b = order(owners[assignment.index], owners[peer])
@@ -114,168 +103,13 @@ class Effects:
             }
             await self._context.cluster.create(STATE_CHANNELS, body, namespace=self._context.config.namespace, exists_ok=True)
 
-    async def _create_pod(self, assignment: Assignment, s: ServerSnapshot, facts: Facts) -> None:
-        config, now = self._context.config, int(self._context.clock())
-        assert not isinstance(s.task, Unknown)
-        assert not isinstance(s.chain_now, Unknown)
-        relays = _guarded(await relay_directory(self._context), port=config.compute.relay_port, now=s.chain_now)
-        if not relays:
-            raise ClusterUnavailable("no relay is listed that a sandbox could prove its fence against", retry_after=5)
-        seconds = max(s.task.terms.report_by - s.chain_now, 1)
-        manifest = sandbox_pod.sandbox_pod(
-            name=f"sb-{assignment.name.removeprefix('ta-')}-{facts.incarnation}",
-            namespace=config.sandbox_namespace,
-            release=config.release,
-            assignment=sandbox_pod.Assignment(
-                name=assignment.name, task=assignment.task, index=assignment.index, incarnation=facts.incarnation
-            ),
-            spec=_honoured(assignment),
-            sandbox_class=_offered(assignment),
-            agent_image=config.images["agent"],
-            operator_cert=control_certificate(self._context.node_keys.control),
-            relay_endpoints=relays,
-            canaries=config.compute.canaries,
-            deadline_seconds=seconds,
-        )
-        manifest["metadata"].setdefault("annotations", {})[INTENT_ANNOTATION] = facts.nonce
-
-        # The intent is on disk before the POST; its outcome is noted when it is known.
-        self._facts.change(assignment.name, intended_at=now)
-        try:
-            made = await self._context.cluster.create(PODS, manifest, namespace=config.sandbox_namespace, exists_ok=True)
-        except Transient:
-            raise
-        except Exception:
-            self._facts.change(assignment.name, intended_at=0)  # a clear refusal: nothing was made
-            raise
-        seen = read_pod(made, nonce=facts.nonce, now=now)
-        if not seen.intended:
-            self._facts.change(assignment.name, intended_at=0)
-            raise Refused("PodNameTaken", "a pod that this operator did not make bears the sandbox's name: delete it")
-        facts = self._facts.begin(assignment.name, assignment.task, assignment.index)
-        pods = facts.pods
-        if facts.record(seen.uid) is None:
-            pods = (*pods, PodRecord(uid=seen.uid, incarnation=facts.incarnation, ends=now + seconds + _ENDS_SLACK))
-        self._facts.change(assignment.name, pods=pods, intended_at=0)
-        log.info("sandbox.created", extra={"object": assignment.name, "incarnation": facts.incarnation})
-
-    async def _configure(self, assignment: Assignment, s: ServerSnapshot, facts: Facts) -> None:
-        assert not isinstance(s.task, Unknown)
-        uid = _current(facts)
-        # Not awaited to its end by the agent: keys come after netguard, and `ready` is an event.
-        configuration = await self._configuration(assignment, s.task, facts, uid)
-        await self._links.once(assignment.name, "configure", **configuration.document())
-
-    async def _configuration(self, assignment: Assignment, task: ChainTask, facts: Facts, uid: PodUid) -> Configuration:
-        spec, reader, config = _honoured(assignment), self._context.reader, self._context.config
-        offered = _offered(assignment)
-        mailbox, owners, directory, policies, *stores = await together(
-            reader.node(spec.result.mailbox),
-            self._view.owners(assignment.task),
-            relay_directory(self._context),
-            observe_policies(self._context, deny_host_access=offered.deny_host_access),
-            *(reader.node(node) for node in sorted({item.node for item in spec.inputs if item.to == assignment.index})),
-        )
-        host, port = parse_endpoint(mailbox.endpoint)
-        return Configuration(
-            task=task.id,
-            index=assignment.index,
-            incarnation=facts.incarnation,
-            pod_uid=uid,
-            spec=spec,
-            servers=owners,
-            directory=tuple(directory),
-            mailbox=MailboxEntry(node=mailbox.id, onion_key=mailbox.onion_key, host=host, port=port),
-            stores=tuple(NodeKey(node=store.id, owner=store.owner, onion_key=store.onion_key) for store in stores),
-            policy_hash=policies.digest,
-            tier=offered.tier,
-            agent_image=image_digest(config.images["agent"]),
-            program_image=image_digest(spec.program.image),
-            nonce=statement_nonce(task=task.id, pod_uid=uid, incarnation=facts.incarnation, server=self._context.writer.address),
-            domain=self._domain,
-        )
-
-    async def _countersign(self, assignment: Assignment, facts: Facts) -> None:
-        name, uid = assignment.name, _current(facts)
-        link = self._links.any_of(name)
-        answer = await link.call("statement")
-        statement = parse_statement(answer.get("statement"), party="agent")
-        verify_statement(statement, from_hex(answer.get("signature", ""), 65), party="agent")
-        await self._check_statement(assignment, statement, facts, uid, link.tls_key)
-
-        # One pod, one statement: it is on disk before our signature makes it worth something.
-        if facts.statement and facts.statement != statement.digest:
-            raise ProtocolViolation("StatementRefused", "the sandbox made another statement than the one countersigned", party="agent")
-        self._facts.change(
-            name,
-            statement=statement.digest,
-            signer=statement.signing_key,
-            tls_key=statement.tls_key,
-            policies=statement.policy_hash,
-        )
-        await link.call("offer", serverSignature=to_hex(countersign(statement, self._context.key)))
-        self._facts.change(name, offered=True)
-
-    async def _check_statement(self, assignment: Assignment, statement: Statement, facts: Facts, uid: PodUid, tls_key: bytes) -> None:
-        """Compare what the sandbox says of itself with what the API server holds. Raises ProtocolViolation, or Transient."""
-        offered, spec = _offered(assignment), _honoured(assignment)
-        policies, pods = await together(
-            observe_policies(self._context, deny_host_access=offered.deny_host_access), self._view.pods(assignment.name, facts)
-        )
-        live = next((pod for pod in pods if pod.uid == uid and not pod.deleting), None)
-        if live is None or policies.missing:
-            raise ClusterUnavailable("the sandbox or its fences changed while its statement was checked")
-        nonce = statement_nonce(task=assignment.task, pod_uid=uid, incarnation=facts.incarnation, server=self._context.writer.address)
-        said = (
-            ("task", statement.task, assignment.task),
-            ("index", statement.index, assignment.index),
-            ("incarnation", statement.incarnation, facts.incarnation),
-            ("podUid", statement.pod_uid, uid),
-            ("agentImage", statement.agent_image, image_digest(self._context.config.images["agent"])),
-            ("programImage", statement.program_image, image_digest(spec.program.image)),
-            ("tlsKey", statement.tls_key, tls_key),
-            ("policyHash", statement.policy_hash, policies.digest),
-            ("tier", statement.tier, offered.tier),
-            ("nonce", statement.nonce, nonce),
-        )
-        wrong = [field for field, said_value, true_value in said if said_value != true_value]
-        if wrong or live.images_match is not True:
-            what = ", ".join(wrong) or "imageID"
-            raise ProtocolViolation("StatementRefused", f"the statement does not agree with the API server: {what}", party="agent")
-
-    async def _sign_sandbox_key(self, assignment: Assignment, facts: Facts) -> None:
-        meeting, spec = facts.agent.meeting, _honoured(assignment)
-        assert meeting
-        count = len(spec.servers)
-        if len(meeting.statements) != count or len(meeting.signers) != count:
-            raise ProtocolViolation("StatementRefused", "the meeting is not of all servers", party="agent")
-        if meeting.statements[assignment.index] != facts.statement or meeting.key != meeting.signers[spec.result.sender]:
-            raise ProtocolViolation(
-                "StatementRefused", "the meeting is not about our sandbox, or its key is not the result's server's", party="agent"
-            )
-        hashed = statements_hash(meeting.statements)
-        digest = sandbox_key_digest(self._domain, assignment.task, key=meeting.key, statements_hash=hashed)
-
-        # One sandbox key per task, for ever: a second one would let two sets of sandboxes pass for ours.
-        if facts.accepted_key and facts.accepted_key != digest:
-            raise ProtocolViolation("StatementRefused", "another sandbox key was accepted for this task before", party="agent")
-        self._facts.change(assignment.name, accepted_key=digest)
-        await self._links.once(assignment.name, "acceptance", signature=to_hex(self._context.key.sign(digest)))
-
-    async def _hand(self, assignment: Assignment, s: ServerSnapshot) -> None:
-        assert not isinstance(s.task, Unknown)
-        assert s.task.published_key
-        published = Published(key=s.task.published_key, statements=s.task.statements, descriptors=s.task.descriptors)
-        await self._links.any_of(assignment.name).call("published", **published.document())
-        self._facts.change(assignment.name, handed=True)
-
     # -- the end
 
     async def _end(self, effect: Effect, assignment: Assignment, facts: Facts) -> None:
         name = assignment.name
         match effect:
             case do.RequestFinals():
-                for peer in _honoured(assignment).peers(assignment.index):
+                for peer in honoured(assignment).peers(assignment.index):
                     await self._finalise(name, peer)
             case do.PersistFinalStates():
                 # States are in the journal since before they were signed, the result is in the facts: here it is said so.
@@ -338,29 +172,3 @@ async def release_pod(context: Context, name: str, uid: PodUid) -> None:
     metadata = body["metadata"]
     left = [item for item in metadata.get("finalizers", []) if item != sandbox_pod.FINALIZER]
     await context.cluster.set_finalizers(PODS, name, left, resource_version=metadata["resourceVersion"], uid=uid, namespace=namespace)
-
-
-def _guarded(relays: tuple[RelayEntry, ...], *, port: int, now: int) -> tuple[str, ...]:
-    """Relays against which netguard proves that the fence has its one gate."""
-    usable = [relay for relay in relays if relay.port == port and fresh(relay, now)]
-    newest = sorted(usable, key=lambda relay: relay.updated_at, reverse=True)[:_NETGUARD_RELAYS]
-    return tuple(spell_endpoint(relay.host, relay.port) for relay in newest)
-
-
-def _honoured(assignment: Assignment) -> specs.TaskSpec:
-    if isinstance(assignment.spec, Refusal):
-        raise Refused(assignment.spec.reason, assignment.spec.message)
-    return assignment.spec
-
-
-def _offered(assignment: Assignment) -> SandboxClass:
-    if assignment.offered is None:
-        raise Refused("ClassNotOffered", "the SandboxClass is not there any more")
-    return assignment.offered
-
-
-def _current(facts: Facts) -> PodUid:
-    for record in facts.pods:
-        if record.incarnation == facts.incarnation:
-            return record.uid
-    raise ClusterUnavailable("the current sandbox is not known yet")

@@ -142,7 +142,8 @@ def _finals_there(s: ServerSnapshot) -> bool:
 
 
 def _claim_finals(draft: Draft, s: ServerSnapshot) -> None:
-    if _finals_there(s):
+    never_open = (ChannelPhase.NONE, ChannelPhase.OPENING)
+    if all(c.final or (not isinstance(c.chain, Unknown) and c.chain.phase in never_open) for c in s.channels):
         draft.claim(Type.FINAL_STATE_SIGNED, yes("CoSigned" if s.channels else "NoneNeeded"))
     else:
         draft.claim(
