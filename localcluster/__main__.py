@@ -23,9 +23,10 @@ def parser() -> argparse.ArgumentParser:
     }.items():
         sub = commands.add_parser(command, help=description, description=description)
         if command != "build":
-            sub.add_argument("--name", default="dev", help="which cluster (default: dev)")
+            which = sub.add_mutually_exclusive_group()
+            which.add_argument("--name", default="dev", help="which cluster (default: dev)")
         if command == "down":
-            sub.add_argument("--all", action="store_true", help="every cluster of this checkout, also those of tests that were killed")
+            which.add_argument("--all", action="store_true", help="every cluster of this checkout, also those of tests that were killed")
         if command == "load":
             sub.add_argument("archive", nargs="+", type=pathlib.Path)
         if command == "netpol":
