@@ -40,11 +40,11 @@ def _watch(cluster: Cluster, namespace: str) -> subprocess.Popen[str]:
 
 
 def _record(watch: subprocess.Popen[str], file: pathlib.Path, lock: threading.Lock) -> None:
-    """Cut kubectl's stream of pretty-printed objects into lines, with the time each arrived."""
+    """Cut kubectl's stream of objects (on one line or many, by version) into lines, with the time each arrived."""
     decoder, text = json.JSONDecoder(), ""
     for line in watch.stdout or ():
         text += line
-        if line.rstrip() != "}":
+        if not line.rstrip().endswith("}"):
             continue
         with contextlib.suppress(json.JSONDecodeError):
             event, _ = decoder.raw_decode(text.lstrip())
