@@ -9,8 +9,8 @@ import dataclasses
 import os
 import pathlib
 import ssl
-import urllib.parse
 import tempfile
+import urllib.parse
 from typing import Any
 
 import yaml
