@@ -232,10 +232,21 @@ async def world(anvil: Anvil, directory: pathlib.Path) -> AsyncIterator[World]:
                 await release.start()
             for release in (requester, *servers):
                 await release.ready()
+            await _stakes_are_seen(requester, servers)
             yield made
         finally:
             for release in (requester, *servers):
                 await release.stop()
+
+
+async def _stakes_are_seen(requester: Release, servers: list[Release]) -> None:
+    """The requester asks for the stake that it sees servers have."""
+    assert requester.operator
+    assert requester.operator._chain
+    reader = requester.operator._chain.reader
+    async with asyncio.timeout(10):
+        while not all([sum(await reader.stake_of(server.key.address)) for server in servers]):
+            await asyncio.sleep(0.02)
 
 
 def _requester(anvil: Anvil, directory: pathlib.Path, key: SigningKey, connect_store: Any, ahead: list[int]) -> Release:

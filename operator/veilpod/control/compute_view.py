@@ -9,23 +9,26 @@ from veilpod.control.channel_desk import ChannelDesk, Line
 from veilpod.control.context import Context
 from veilpod.control.facts_store import FactsStore, Remembered
 from veilpod.control.policies import observe_policies
+from veilpod.control.recent import Recent
 from veilpod.control.status import has_finalizer, is_deleting, seen, together
 from veilpod.core.canonical import from_hex
 from veilpod.core.channel.machine import Party
 from veilpod.core.channel.rules import Link
 from veilpod.core.channel.state import channel_id, opening_state, order
 from veilpod.core.entities import ChainChannel, ChainTask, ChannelPhase, ChannelTerms, TaskPhase
-from veilpod.core.ids import Address, ChannelId, ServerIndex, TaskId
+from veilpod.core.ids import Address, ChannelId, PodUid, ServerIndex, TaskId
 from veilpod.core.kinds import PODS, RUNTIME_CLASSES, SANDBOX_CLASSES, STATE_CHANNELS
 from veilpod.core.sandbox_class import SandboxClass, check_fits, parse_sandbox_class
 from veilpod.core.task import spec as specs
 from veilpod.core.task.facts import Facts
 from veilpod.core.task.pods import read_pod
-from veilpod.core.task.snapshot import ChannelSeen, ChannelSnapshot, PodSeen, Refusal, Seen, ServerSnapshot, Unknown
+from veilpod.core.task.snapshot import ChannelSeen, ChannelSnapshot, PodSeen, Policies, Refusal, Seen, ServerSnapshot, Unknown
 from veilpod.core.typed_data import Domain
 from veilpod.errors import ChainUnavailable, InvalidInput, ProtocolViolation, Refused
 
 ASSIGNMENT_LABEL = "veilpod.dev/assignment"
+POLICIES_SECONDS = 2.0
+CLASSES_SECONDS = 10.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +64,9 @@ class View:
         self._context, self._facts, self._links = context, facts, links
         self._owners: dict[TaskId, tuple[Address, ...]] = {}
         self._settling: dict[str, float] = {}
+        self._addresses: dict[PodUid, str] = {}
+        self._policies: Recent[Policies] = Recent(POLICIES_SECONDS)
+        self._classes: Recent[SandboxClass] = Recent(CLASSES_SECONDS)
         self.domain = Domain(chain_id=context.config.chain.chain_id, contract=context.config.chain.channels)
 
     # -- assignments
@@ -73,7 +79,11 @@ class View:
         offered: SandboxClass | None = None
         try:
             spec = _spec(fields, index)
-            offered = await self._class_of(spec)
+            wanted = spec
+            if wanted.topology.type == "Mesh":
+                raise Refused("TopologyUnsupported", "sandboxes of this server carry the topologies None and Star")
+            offered = await self._classes.get(wanted.sandbox_class, lambda: self._class_of(wanted))
+            check_fits(wanted, offered)
         except (InvalidInput, Refused, ProtocolViolation) as error:
             # What was countersigned is honoured, whatever became of the class since.
             if not facts.statement:
@@ -88,7 +98,7 @@ class View:
             seen(self._context.reader.task(assignment.task)),
             seen(self._context.reader.now()),
             seen(self.pods(assignment.name, facts)),
-            seen(observe_policies(self._context, deny_host_access=deny)),
+            seen(self._policies.get(deny, lambda: observe_policies(self._context, deny_host_access=deny))),
         )
         channels = await self._channels(assignment, desk)
         facts = self._facts.begin(assignment.name, assignment.task, assignment.index)  # events may have come while we were asking
@@ -109,13 +119,20 @@ class View:
 
     async def pods(self, name: str, facts: Facts) -> tuple[PodSeen, ...]:
         """Every pod with the assignment's label."""
-        now = self._context.clock()
-        return tuple(read_pod(body, nonce=facts.nonce, now=now) for body in await self.pod_bodies(name))
+        namespace, now = self._context.config.sandbox_namespace, self._context.clock()
+        bodies = await self._context.cluster.list_all(PODS, namespace=namespace, labels={ASSIGNMENT_LABEL: name})
+        for body in bodies:
+            if address := body.get("status", {}).get("podIP"):
+                self._addresses[PodUid(body["metadata"]["uid"])] = address
+        return tuple(read_pod(body, nonce=facts.nonce, now=now) for body in bodies)
 
-    async def pod_bodies(self, name: str) -> list[dict[str, Any]]:
-        """The same, as the API server gives them."""
-        namespace = self._context.config.sandbox_namespace
-        return await self._context.cluster.list_all(PODS, namespace=namespace, labels={ASSIGNMENT_LABEL: name})
+    def address_of(self, uid: PodUid) -> str | None:
+        """Where the API server said this very pod is. Kept in memory only, and nowhere else."""
+        return self._addresses.get(uid)
+
+    def forget_address(self, uid: PodUid) -> None:
+        """The pod is gone."""
+        self._addresses.pop(uid, None)
 
     async def owners(self, task: TaskId) -> tuple[Address, ...]:
         """The assigned servers' accounts, by index. They never change for a task."""
@@ -133,13 +150,10 @@ class View:
         return any(pod.intended and facts.record(pod.uid) and self._links.find(name, pod.uid) for pod in pods)
 
     async def _class_of(self, spec: specs.TaskSpec) -> SandboxClass:
-        if spec.topology.type == "Mesh":
-            raise Refused("TopologyUnsupported", "sandboxes of this server carry the topologies None and Star")
         manifest = await self._context.cluster.get(SANDBOX_CLASSES, spec.sandbox_class)
         if manifest is None:
             raise Refused("ClassNotOffered", f"this cluster has no SandboxClass {spec.sandbox_class}")
         offered = parse_sandbox_class(manifest)
-        check_fits(spec, offered)
         if offered.runtime_class and await self._context.cluster.get(RUNTIME_CLASSES, offered.runtime_class) is None:
             raise Refused("RuntimeClassMissing", f"the SandboxClass {offered.name} names a RuntimeClass that is not there")
         return offered

@@ -135,13 +135,13 @@ class ComputeRole:
     async def _call_agent(self, name: str, command: str, args: dict[str, Any]) -> None:
         await self._links.any_of(name).call(command, **args)
 
-    async def _link(self, assignment: Assignment, facts: Facts) -> None:
+    def _link(self, assignment: Assignment, facts: Facts) -> None:
         """Keep the control stream to the current sandbox, by the pod IP that the API server reports for its UID."""
-        if facts.destroyed or facts.zeroised:
-            return
-        for body in await self._view.pod_bodies(assignment.name):
-            record, address = facts.record(body["metadata"]["uid"]), body.get("status", {}).get("podIP")
-            if record and record.incarnation == facts.incarnation and address:
+        for record in facts.pods:
+            address = self._view.address_of(record.uid)
+            if facts.destroyed or facts.zeroised:
+                self._view.forget_address(record.uid)
+            elif record.incarnation == facts.incarnation and address:
                 self._links.connect(assignment.name, uid=record.uid, host=address, pinned=facts.tls_key or None)
 
     # -- observe, decide, act
@@ -165,7 +165,7 @@ class ComputeRole:
             assignment = await self._view.assignment(body, known.facts if known else Facts())
             self._of_task[assignment.task] = name
             snapshot = await self._view.observe(body, assignment, self._desk)
-            await status.seen(self._link(assignment, snapshot.facts))
+            self._link(assignment, snapshot.facts)
             plan = decide_assignment(snapshot, self._context.clock())
             if not plan.effects or plan.effects == before:
                 await self._write(body, snapshot, plan)

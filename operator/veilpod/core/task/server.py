@@ -14,6 +14,7 @@ from veilpod.core.task.plan import Draft, Plan
 from veilpod.core.task.snapshot import PodSeen, Refusal, ServerSnapshot, Unknown
 
 MAX_INCARNATIONS = 3
+FENCE_SECONDS = 30  # how often the fences around a living sandbox are looked at, whatever happens
 
 
 def decide_assignment(s: ServerSnapshot, now: float) -> Plan:
@@ -136,7 +137,7 @@ def _forward(draft: Draft, s: ServerSnapshot, now: float) -> None:
         draft.look_again(5)
         return
     draft.claim(Type.SCHEDULED, yes("Assigned"))
-    draft.look_again(max(_give_up_at(s.task) + 1 - s.chain_now, 1))
+    draft.look_again(min(max(_give_up_at(s.task) + 1 - s.chain_now, 1), FENCE_SECONDS))
     if s.task.phase is TaskPhase.ASSIGNED:
         # 3. The channels open by themselves while the sandbox starts; the acceptance waits for both.
         if any(not channel.exists for channel in s.channels):
