@@ -245,7 +245,7 @@ async def _stakes_are_seen(requester: Release, servers: list[Release]) -> None:
     assert requester.operator._chain
     reader = requester.operator._chain.reader
     async with asyncio.timeout(10):
-        while not all([sum(await reader.stake_of(server.key.address)) for server in servers]):
+        while not all([sum(await reader.stake_of(server.key.address)) for server in servers]):  # noqa: ASYNC110 - the chain is polled
             await asyncio.sleep(0.02)
 
 
