@@ -140,7 +140,9 @@ class OnionProxy:
             except CircuitFailed as error:
                 log.info("circuit.build_failed", extra={"attempt": attempt})
                 now = self._clock()
-                self._blame += [(now, NodeId(node)) for node in error.blamed or () if node]
+                # The nearer end has at least told us; it counts half, or else a dead relay drags its neighbours down with it.
+                reporter, silent = error.blamed or (0, 0)
+                self._blame += [(now, NodeId(node)) for node in (reporter, silent, silent) if node]
                 self._guards = [guard for guard in self._guards if guard not in (error.blamed or ())]
                 if attempt == _ATTEMPTS:
                     raise

@@ -37,21 +37,37 @@ class RelayProcess:
 
     process: asyncio.subprocess.Process
     link: Link
+    port: int
+    control: int
+    metrics: int
 
     def __init__(self, number: int) -> None:
-        self.number, (self.port, self.control, self.metrics) = number, free_ports(3)
+        self.number = number
 
     async def start(self) -> None:
+        """Start on ports that nobody else takes in between."""
+        for _ in range(3):
+            self.port, self.control, self.metrics = free_ports(3)
+            self.process = await self._spawn()
+            ended = asyncio.get_running_loop().create_task(self.process.wait())
+            connecting = asyncio.get_running_loop().create_task(connect("127.0.0.1", self.control, key=OPERATOR, timeout=30))
+            await asyncio.wait({ended, connecting}, return_when=asyncio.FIRST_COMPLETED)
+            if not ended.done():
+                ended.cancel()
+                self.link = await connecting
+                return
+            connecting.cancel()
+            await asyncio.gather(connecting, return_exceptions=True)
+        raise AssertionError("the relay does not start")
+
+    async def _spawn(self) -> asyncio.subprocess.Process:
         certificate = base64.b64encode(control_certificate(OPERATOR)).decode()
-        ports = [
-            f"--{name}=127.0.0.1:{port}"
-            for name, port in zip(("listen", "control", "metrics"), (self.port, self.control, self.metrics), strict=True)
-        ]
-        self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "veilpod.relay", *ports, f"--operator-cert={certificate}",
+        ports = {"listen": self.port, "control": self.control, "metrics": self.metrics}
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "veilpod.relay", f"--operator-cert={certificate}",
+            *(f"--{name}=127.0.0.1:{port}" for name, port in ports.items()),
             stdout=asyncio.subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": "operator"},
         )  # fmt: skip
-        self.link = await connect("127.0.0.1", self.control, key=OPERATOR, timeout=30)
 
     async def entry(self, key_epoch: int = 1) -> RelayEntry:
         """Register it, as its operator would, with a directory that is only in this test."""
