@@ -115,21 +115,15 @@ def _timeline(report: dict[str, Any]) -> str:
 
 def _picture(report: dict[str, Any]) -> str:
     """Everybody talks to relays; nobody talks to anybody."""
-    columns = {
-        "hospital": (90, ["hospital-north", "hospital-south"]),
-        "relay": (500, ["relay-one", "relay-two", "relay-three", "relay-four"]),
-        "server": (910, sorted({s["server"] for s in report["sandboxes"]})),
-    }
-    place = {
-        name: (x, 70 + index * 260 / max(len(names), 1) + 130 / max(len(names), 1))
-        for x, names in columns.values()
-        for index, name in enumerate(names)
-    }
-    place["institute"] = (500, 360)
+    servers = sorted({sandbox["server"] for sandbox in report["sandboxes"]})
+    place: dict[str, tuple[float, float]] = {"institute": (500, 350), "hospital-north": (90, 90), "hospital-south": (90, 250)}
+    place |= {"relay-one": (390, 60), "relay-two": (610, 60), "relay-three": (390, 220), "relay-four": (610, 220)}
+    place |= {name: (910, 60 + index * 110) for index, name in enumerate(servers)}
     parts = []
     weights: dict[tuple[str, str], int] = {}
     for circuit in report["circuits"]:
-        hops = [str(hop) for hop in circuit.get("relays", [])]
+        # An exit's last relay dials the mailbox; a meeting's and a rendezvous' splices.
+        hops = [str(hop) for hop in circuit["relays"]] + (["institute"] if circuit["purpose"] == "exit" else [])
         total = int(circuit.get("sent", 0)) + int(circuit.get("received", 0))
         for one, other in zip([circuit["party"], *hops], hops, strict=False):
             weights[(one, other)] = weights.get((one, other), 0) + total
@@ -146,7 +140,7 @@ def _picture(report: dict[str, Any]) -> str:
             f"<circle cx={x} cy={y:.0f} r=13 fill='{COLOURS[kind]}'/><text x={x} y={y + 30:.0f} text-anchor=middle>{html.escape(name)}</text>"
         )
     total = sum(int(c.get("sent", 0)) + int(c.get("received", 0)) for c in report["circuits"])
-    note = f"{len(report['circuits'])} circuits carried {total:,} bytes. A line is a first hop or a hop between relays; no sandbox, store or mailbox has a line to another."
+    note = f"{len(report['circuits'])} circuits carried {total:,} bytes. Stores and sandboxes have lines to relays only; the mailbox is a public service, and what it sees is a relay."
     return f"<section><h2>Who talked to whom</h2><svg viewBox='0 0 1000 410' role=img aria-label='parties and relays'>{''.join(parts)}</svg><p class=soft>{note} Only the demo's images can tell this: production images do not carry the module that traces circuits.</p></section>"
 
 
