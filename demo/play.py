@@ -5,6 +5,7 @@ Seal and put the data; apply the task, watch it, wait for it; read the result.
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import threading
@@ -103,6 +104,7 @@ def _show(lines: Iterator[str]) -> None:
 def read_result(cluster: Cluster, rpc: str) -> pathlib.Path:
     """Fetch, decrypt, verify and unpack the result as its recipient would."""
     target = WORK / "result"
+    shutil.rmtree(target, ignore_errors=True)  # an earlier run's
     command = ["veilpod", "result", TASK, "-n", REQUESTER.name, "--key", str(RESULT_KEY), "-o", str(target), "--rpc", rpc]
     progress.say(f"\n$ {' '.join(command)}")
     progress.say(cluster.run(*command))
