@@ -243,7 +243,7 @@ class Finalize(Effect):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A decision. `failure`: what the status shows; `over`: nothing is left to do for this object."""
+    """A decision. `failure`: what the status shows."""
 
     effects: tuple[Effect, ...] = ()
     claims: dict[Type, Claim] = dataclasses.field(default_factory=dict)
