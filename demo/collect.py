@@ -18,7 +18,7 @@ def report(cluster: Cluster, ledger: Ledger, task: str, images: dict[str, str]) 
         "transactions": ledger.transactions(),
         "balances": ledger.balances(),
         "channels": channels(cluster, ledger),
-        "sandboxes": sandboxes(cluster),
+        "sandboxes": sandboxes(cluster, task),
         "circuits": circuits(cluster, ledger),
         "accuracy": accuracy(),
         "images": images,
@@ -83,12 +83,15 @@ def channels(cluster: Cluster, ledger: Ledger) -> list[dict[str, Any]]:
     return found
 
 
-def sandboxes(cluster: Cluster) -> list[dict[str, Any]]:
+def sandboxes(cluster: Cluster, task: str) -> list[dict[str, Any]]:
     """Per sandbox: pod UID, times of creation, key and destruction, and the evidence of its end."""
+    on_chain = cluster.get("computetask", task, "-n", REQUESTER.name)["status"]["taskId"]
     lives = {life["uid"]: life for life in pods.lives(WORK / "pods.jsonl")}
     found = []
     for server in SERVERS:
         for item in cluster.get("taskassignment", "-n", server.name)["items"]:
+            if item["spec"]["taskId"] != on_chain:
+                continue
             status = item.get("status", {})
             times = {c["type"]: c["lastTransitionTime"] for c in status.get("conditions", []) if c["status"] == "True"}
             life = lives.get(status.get("podUID", ""), {})

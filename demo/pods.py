@@ -71,9 +71,9 @@ def lives(file: pathlib.Path) -> list[dict[str, Any]]:
             },
         )
         statuses = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
-        if statuses and all("terminated" in s.get("state", {}) for s in statuses):
+        if meta.get("deletionTimestamp") and statuses and all(_dead(s) for s in statuses):
             life.setdefault("containersTerminated", record["time"])
-            life["containers"] = {s["name"]: s["state"]["terminated"].get("reason", "") for s in statuses}
+            life["containers"] = {s["name"]: s["state"].get("terminated", {}).get("reason", "never started") for s in statuses}
         if meta.get("deletionTimestamp"):
             life.setdefault("deleted", meta["deletionTimestamp"])
             if meta.get("deletionGracePeriodSeconds") == 0:
@@ -81,3 +81,8 @@ def lives(file: pathlib.Path) -> list[dict[str, Any]]:
         if record["event"]["type"] == "DELETED":
             life["gone"] = record["time"]
     return list(found.values())
+
+
+def _dead(status: dict[str, Any]) -> bool:
+    """Whether a container has ended, or never began: its pod was deleted before its turn."""
+    return "terminated" in status["state"] or ("waiting" in status["state"] and not status.get("containerID"))
