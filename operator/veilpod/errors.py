@@ -1,16 +1,16 @@
 """The one tree of errors. A leaf says whether waiting helps and what to do.
 
-    VeilpodError
-    ├── Transient            waiting helps: the shell requeues the key with back-off
-    │   ├── ChainUnavailable     the RPC did not answer, or answered with something that cannot be believed
-    │   ├── ClusterUnavailable   the Kubernetes API did not answer, or the object changed under us
-    │   ├── CircuitFailed        a circuit could not be built or broke; `blamed` names the link when it is known
-    │   └── PeerUnavailable      an agent, store, mailbox or relay did not answer
-    └── Terminal             waiting does not help: `reason` becomes the condition's reason, the message its remedy
-        ├── InvalidInput         a manifest, key, file or value that a person must correct
-        ├── Refused              a control that cannot be honoured (netguard, policy, image digest, tier)
-        ├── ProtocolViolation    a message that no honest party sends; `party` names who sent it
-        └── ChainRejected        a contract refused a transaction; the custom error's name is in the message
+VeilpodError
+├── Transient            waiting helps: the shell requeues the key with back-off
+│   ├── ChainUnavailable     the RPC did not answer, or answered with something that cannot be believed
+│   ├── ClusterUnavailable   the Kubernetes API did not answer, or the object changed under us
+│   ├── CircuitFailed        a circuit could not be built or broke; `blamed` names the link when it is known
+│   └── PeerUnavailable      an agent, store, mailbox or relay did not answer
+└── Terminal             waiting does not help: `reason` becomes the condition's reason, the message its remedy
+├── InvalidInput         a manifest, key, file or value that a person must correct
+├── Refused              a control that cannot be honoured (netguard, policy, image digest, tier)
+├── ProtocolViolation    a message that no honest party sends; `party` names who sent it
+└── ChainRejected        a contract refused a transaction; the custom error's name is in the message
 """
 
 
