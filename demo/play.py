@@ -75,25 +75,21 @@ def run_task(cluster: Cluster, image: str) -> None:
     file.write_text(yaml.safe_dump(manifest(image, recipient(cluster)), sort_keys=False))
     progress.say(f"\n$ kubectl apply -n {REQUESTER.name} -f {file.relative_to(ROOT)}")
     cluster.kubectl("apply", "-n", REQUESTER.name, "-f", str(file))
-    watch = subprocess.Popen(
-        ["kubectl", "get", "ct", TASK, "-n", REQUESTER.name, "-w"],
-        env=cluster.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
     progress.say(f"$ kubectl get ct {TASK} -n {REQUESTER.name} -w")
-    shown = threading.Thread(target=_show, args=(watch.stdout or iter(()),), daemon=True)
-    shown.start()
-    try:
-        cluster.kubectl("wait", "--for=condition=Settled", f"ct/{TASK}", "-n", REQUESTER.name, "--timeout=600s", timeout=620)
-    except progress.Failure as failure:
-        status = cluster.run("veilpod", "task", "status", TASK, "-n", REQUESTER.name)
-        raise progress.Failure(f"the task did not settle:\n{status}", next=f"veilpod task status {TASK} -n {REQUESTER.name}") from failure
-    finally:
-        watch.terminate()
-        watch.wait(timeout=10)
-        shown.join(timeout=10)
+    command = ["kubectl", "get", "ct", TASK, "-n", REQUESTER.name, "-w"]
+    with subprocess.Popen(command, env=cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as watch:
+        shown = threading.Thread(target=_show, args=(watch.stdout or iter(()),), daemon=True)
+        shown.start()
+        try:
+            cluster.kubectl("wait", "--for=condition=Settled", f"ct/{TASK}", "-n", REQUESTER.name, "--timeout=600s", timeout=620)
+        except progress.Failure as failure:
+            status = cluster.run("veilpod", "task", "status", TASK, "-n", REQUESTER.name)
+            raise progress.Failure(
+                f"the task did not settle:\n{status}", next=f"veilpod task status {TASK} -n {REQUESTER.name}"
+            ) from failure
+        finally:
+            watch.terminate()
+            shown.join(timeout=10)
 
 
 def _show(lines: Iterator[str]) -> None:

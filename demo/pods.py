@@ -20,18 +20,18 @@ def watched(cluster: Cluster, namespaces: list[str], file: pathlib.Path) -> Iter
     """Record pod events of these namespaces while the body runs."""
     file.write_text("")
     lock = threading.Lock()
-    watches = [_watch(cluster, namespace) for namespace in namespaces]
-    threads = [threading.Thread(target=_record, args=(watch, file, lock), daemon=True) for watch in watches]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        for watch in watches:
-            watch.terminate()
-        for thread, watch in zip(threads, watches, strict=True):
-            thread.join(timeout=10)
-            watch.wait(timeout=10)
+    with contextlib.ExitStack() as stack:
+        watches = [stack.enter_context(_watch(cluster, namespace)) for namespace in namespaces]
+        threads = [threading.Thread(target=_record, args=(watch, file, lock), daemon=True) for watch in watches]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            for watch in watches:
+                watch.terminate()
+            for thread in threads:
+                thread.join(timeout=10)
 
 
 def _watch(cluster: Cluster, namespace: str) -> subprocess.Popen[str]:
