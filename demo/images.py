@@ -8,6 +8,7 @@ import hashlib
 import pathlib
 import shutil
 import subprocess
+import sys
 
 from demo.cluster import Cluster
 from demo.parties import ROOT, WORK
@@ -118,13 +119,14 @@ def _pull(archive: pathlib.Path) -> str:
 
 
 def _hand_over(cluster: Cluster, archive: pathlib.Path) -> str:
-    """Give an archive to kind, k3d or minikube, told apart by the context's name."""
+    """Give an archive to kind, k3d, minikube or a local cluster of ours, told apart by the context's name."""
     context = cluster.kubectl("config", "current-context").strip()
     (reference, digest), *_ = oci.digests(archive).items()
     loaders = {
         "kind-": ["kind", "load", "image-archive", str(archive), "--name", context.removeprefix("kind-")],
         "k3d-": ["k3d", "image", "import", str(archive), "--cluster", context.removeprefix("k3d-")],
         "minikube": ["minikube", "image", "load", str(archive)],
+        "veilpod-": [sys.executable, "-m", "localcluster", "load", "--name", context.removeprefix("veilpod-"), str(archive)],
     }
     for prefix, command in loaders.items():
         if context.startswith(prefix):
@@ -133,7 +135,7 @@ def _hand_over(cluster: Cluster, archive: pathlib.Path) -> str:
                     f"the context {context!r} is {command[0]}'s, but {command[0]} is not on the PATH",
                     next="or push to a registry: REGISTRY=...",
                 )
-            with progress.step(f"{command[0]} load {archive.name}"):
+            with progress.step(f"{prefix.strip('-')}: load {archive.name}"):
                 cluster.run(*command)
             return f"{reference.rpartition(':')[0]}@{digest}"
     raise progress.Failure(

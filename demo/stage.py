@@ -26,6 +26,10 @@ def prepare(cluster: Cluster, registry: str = "") -> Stage:
     progress.say("\nImages")
     references = images.deliver(cluster, registry)
 
+    if not cluster.name:
+        with progress.step("is this cluster fit? (veilpod doctor)"):
+            cluster.run("veilpod", "doctor", "--image", references["relay"])
+
     progress.say("\nThe chain")
     ensure_keys("veilpod" if shutil.which("veilpod") else str(ROOT / ".venv" / "bin" / "veilpod"))
     with progress.step("anvil"):
