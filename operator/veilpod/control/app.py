@@ -27,6 +27,8 @@ RESYNC_SECONDS = 60.0
 WORKERS = 8
 _CONNECT_PAUSE = 3.0
 _LAG_SECONDS = 5.0
+# Longer than any public chain pauses between blocks.
+_STALE_SECONDS = 300.0
 _STUCK_SECONDS = 600.0
 
 ConnectChain = Callable[[], Awaitable[Chain]]
@@ -84,6 +86,8 @@ class Operator:
             return f"the chain is refused: {self._chain.failure.reason}"
         if not self._chain.reachable:
             return "the chain does not answer"
+        if self._chain.head_age > _STALE_SECONDS:
+            return f"the chain has made no block for {self._chain.head_age:.0f} s: is the RPC endpoint cut off from it?"
         return None if self._started else "the roles have not started yet"
 
     # -- running

@@ -12,7 +12,7 @@ from typing import Any
 
 from veilpod.chain.journal import Journal
 from veilpod.core.channel.machine import Covered, Effects, Finished, Machine, Party, Persist, Send, Violated
-from veilpod.core.channel.records import Record, Signed
+from veilpod.core.channel.records import Signed
 from veilpod.core.channel.rules import Link
 from veilpod.core.channel.state import ChannelState
 from veilpod.core.ids import ChannelId, ServerIndex
@@ -107,7 +107,7 @@ class ChannelDesk:
     async def _perform(self, line: Line, effect: Any) -> None:
         match effect:
             case Persist(record=record):
-                await self._append(record)
+                await self._journal.write(record)
             case Send(payload=payload):
                 await self._tell(line, "channel", {"peer": int(line.peer), "payload": payload})
             case Covered(received_by_a=by_a, received_by_b=by_b):
@@ -118,15 +118,6 @@ class ChannelDesk:
                 self._on_final(line.assignment)
             case Violated(code=code, fatal=fatal):
                 log.warning("channel.violated", extra={"object": line.assignment, "code": code, "fatal": fatal})
-
-    async def _append(self, record: Record) -> None:
-        writing = asyncio.ensure_future(asyncio.to_thread(self._journal.append, record))
-        try:
-            await asyncio.shield(writing)
-        except asyncio.CancelledError:
-            # The thread cannot be stopped: nobody closes or reads the journal before it is done.
-            await asyncio.wait([writing])
-            raise
 
     async def _tell(self, line: Line, command: str, args: dict[str, Any]) -> None:
         try:
