@@ -40,9 +40,9 @@ STEPS = (
     Step(name="contract tools", command=("npm", "ci", "--prefix", "contracts", "--no-audit", "--no-fund")),
     Step(name="contracts", command=("contracts/tools/test",)),
     Step(name="artifacts", command=("contracts/tools/build", "--check")),
+    Step(name="cluster build", command=(f"{BIN}/python", "-m", "localcluster", "build")),
     Step(name="units", command=(f"{BIN}/pytest", "tests/unit", "tests/contracts", "tests/localcluster")),
     Step(name="chain", command=(f"{BIN}/pytest", "tests/chain")),
-    Step(name="cluster build", command=(f"{BIN}/python", "-m", "localcluster", "build")),
     Step(name="chart", command=(f"{BIN}/pytest", "tests/chart")),
     Step(name="end to end", command=(f"{BIN}/pytest", "-m", "e2e", "tests/e2e"), cluster=True),
 )
@@ -55,6 +55,7 @@ def main() -> int:
     quick = parser.parse_args().quick
     begin = time.monotonic()
     passed = 0
+    toolchain.ensure_packages({**toolchain.TO_BUILD, "procps": "pkill", "tcpdump": "tcpdump"})
     environment = os.environ | {"PATH": os.pathsep.join([str(toolchain.node().parent), toolchain.PATH])}
     for step in STEPS:
         if step.cluster and quick:
