@@ -66,11 +66,13 @@ def test_a_cluster_that_enforces_no_policy_gets_no_key(stage: Stage) -> None:
     inspect.switch_netpol(stage.cluster.name, on=False)
     try:
         playing.start(stage, "unfenced")
-        playing.until(lambda: "Failed" in playing.conditions(stage, "unfenced"), "the task is refused")
-        playing.until(lambda: playing.conditions(stage, "unfenced")["Failed"]["status"] == "True", "the task is refused")
-        found = playing.conditions(stage, "unfenced")
-        assert found["Failed"]["reason"] == "NetguardRefused"
-        assert found["KeyPublished"]["status"] == "False"
+        playing.reached(stage, "unfenced", "Failed")
+        assert playing.conditions(stage, "unfenced")["KeyPublished"]["status"] == "False"
+        task = stage.cluster.get("ct", "unfenced", "-n", parties.REQUESTER.name)["status"]["taskId"]
+        assignments = [item for server in parties.SERVERS for item in stage.cluster.get("taskassignment", "-n", server.name)["items"]]
+        ours = [item for item in assignments if item["spec"]["taskId"] == task]
+        assert {item["status"]["failure"]["code"] for item in ours} == {"NetguardRefused"}
+        assert [item for item in ours if item["status"].get("keyFingerprint")] == []
     finally:
         inspect.switch_netpol(stage.cluster.name, on=True)
         playing.forget(stage, "unfenced")

@@ -18,9 +18,10 @@ import pathlib
 from collections.abc import Sequence
 
 from veilpod.core.onion.directory import parse_endpoint
+from veilpod.core.task.pods import CANARY_REACHABLE
 from veilpod.errors import ProtocolViolation, Refused
 
-EXIT_CODES = {"NetworkIsolated": 0, "CanaryReachable": 20, "PeerUnreachable": 21, "BadArguments": 22}
+EXIT_CODES = {"NetworkIsolated": 0, "CanaryReachable": CANARY_REACHABLE, "PeerUnreachable": 21, "BadArguments": 22}
 _PROBE_SECONDS = 1.0
 _PAUSE_SECONDS = 0.25
 _PROBES = 64  # sockets at once

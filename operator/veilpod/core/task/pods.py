@@ -15,6 +15,8 @@ FINALIZER = "veilpod.dev/evidence"
 INTENT_ANNOTATION = "veilpod.dev/intent"
 INCARNATION_LABEL = "veilpod.dev/incarnation"
 AGENT = "agent"
+NETGUARD = "netguard"
+CANARY_REACHABLE = 20  # netguard's exit code for a fence that does not hold
 NODE_PATIENCE = 60  # seconds behind a deletion's grace after which its node counts as lost
 
 
@@ -39,6 +41,7 @@ def read_pod(pod: Mapping[str, Any], *, nonce: str, now: float) -> PodSeen:
         ended=status.get("phase") in ("Failed", "Succeeded"),
         node_lost=late and not terminated,
         has_address=bool(status.get("podIP")),
+        refused=any(_exit_code(item) == CANARY_REACHABLE for item in _statuses(pod) if item["name"] == NETGUARD),
     )
 
 
@@ -60,6 +63,11 @@ def _dead(status: Mapping[str, Any]) -> bool:
     if "terminated" in state:
         return True
     return "waiting" in state and not status.get("containerID") and not status.get("started")
+
+
+def _exit_code(status: Mapping[str, Any]) -> int | None:
+    ended = (status.get("state") or {}).get("terminated") or {}
+    return ended.get("exitCode")
 
 
 def _images_match(pod: Mapping[str, Any]) -> bool | None:

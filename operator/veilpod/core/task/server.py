@@ -41,6 +41,8 @@ def decide_assignment(s: ServerSnapshot, now: float) -> Plan:
 
 def _fence_down(s: ServerSnapshot) -> Failure | None:
     """A control that cannot be honoured refuses the sandbox; one that changes under it ends it."""
+    if not isinstance(s.pods, Unknown) and (pod := _current(s, s.pods)) is not None and pod.refused:
+        return Failure(stage="NetworkIsolated", code="NetguardRefused")
     if isinstance(s.policies, Unknown):
         return None
     if s.policies.missing:

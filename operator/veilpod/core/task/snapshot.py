@@ -112,6 +112,7 @@ class PodSeen:
     ended: bool = False  # phase Failed or Succeeded
     node_lost: bool = False
     has_address: bool = False
+    refused: bool = False  # netguard reached what it must not reach: the fence does not hold
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

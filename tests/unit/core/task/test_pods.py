@@ -103,3 +103,16 @@ def test_an_image_digest_is_read_or_empty() -> None:
     assert image_digest(f"r/agent@{DIGEST}") == DIGEST
     assert image_digest("r/agent:latest") == ""
     assert image_digest("sha256:short") == ""
+
+
+def test_a_netguard_that_reached_what_it_must_not_is_a_refusal_and_one_that_reached_nobody_is_not():
+    def ended_with(code):
+        def change(body):
+            guard = {"name": "netguard", "state": {"terminated": {"exitCode": code}}, "restartCount": 0, "imageID": ""}
+            body["status"]["initContainerStatuses"].insert(0, guard)
+
+        return change
+
+    assert read(ended_with(20)).refused
+    assert not read(ended_with(21)).refused
+    assert not read().refused

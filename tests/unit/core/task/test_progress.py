@@ -93,6 +93,17 @@ def test_a_sandbox_lost_before_its_statement_is_replaced() -> None:
     assert world.servers[1].facts.incarnation == 2
 
 
+def test_a_fence_that_does_not_hold_refuses_the_task_at_once() -> None:
+    world = World()
+    until(world, lambda: bool(world.servers[1].pods))
+    world.servers[1].pods[0].refused = world.servers[1].pods[0].ended = True
+    run(world)
+    assert world.phase is TaskPhase.CLOSED
+    assert world.servers[1].facts.incarnation == 1
+    assert world.servers[1].facts.failure is not None
+    assert world.servers[1].facts.failure.code == "NetguardRefused"
+
+
 def test_a_sandbox_lost_after_its_statement_fails_the_task() -> None:
     world = World()
     until(world, lambda: world.phase is TaskPhase.RUNNING)

@@ -92,6 +92,7 @@ class Pod:
     finalizer: bool = True
     restarted: bool = False
     ended: bool = False
+    refused: bool = False
     images_told: bool = False
     configured: bool = False
     offered: bool = False
@@ -113,6 +114,7 @@ class Pod:
             images_match=True if self.images_told else None,
             restarted=self.restarted,
             ended=self.ended,
+            refused=self.refused,
             has_address=True,
         )
 
