@@ -98,6 +98,7 @@ def test_a_sandbox_pod_deleted_by_somebody_is_noticed_and_no_money_is_lost(stage
 def test_channels_without_a_last_word_are_settled_after_the_challenge_period(stage: Stage) -> None:
     """Tasks deleted above left channels whose peers never met: each side challenges with what it has, and time decides."""
     with chain.reachable(stage.cluster) as web3:
+
         def open_channels() -> list[str]:
             return [
                 item["metadata"]["name"]
