@@ -55,8 +55,10 @@ def test_a_chain_that_is_away_for_a_minute_during_settlement_delays_it_and_pays_
             waiting.pause(60)
         playing.reached(stage, "chainless", "Settled")
         transactions = playing.ledger(stage, web3, first).transactions()
-    assert Counter(t["function"] for t in transactions)["complete"] == 1
-    assert [t for t in transactions if not t["ok"]] == []
+        assert playing.ledger(stage, web3, first).balances()["equation"]["holds"]
+    # Both sides of a channel may have wanted to close it while neither could see the other do so: the second one is refused, and only that.
+    assert {t["function"] for t in transactions if not t["ok"]} <= {"close"}
+    assert Counter(t["function"] for t in transactions if t["ok"] and t["function"] in ("complete", "close")) == {"complete": 1, "close": 2}
     playing.forget(stage, "chainless")
 
 
