@@ -8,7 +8,9 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
+import signal
 import socket
 import subprocess
 import urllib.request
@@ -71,6 +73,16 @@ class Anvil:
     async def deploy_contracts(self) -> Addresses:
         self.addresses = await deploy(self.url, account(9), account(9).address)
         return self.addresses
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """A node that hangs while the body runs: connections open, nothing answers."""
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)  # the signal is sent, not yet obeyed: threads still answer for a moment
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         self.process.kill()

@@ -11,8 +11,8 @@ from veilpod.core.task.conditions import Type, no, unknown, yes
 from veilpod.core.task.plan import Draft, Plan
 from veilpod.core.task.snapshot import ChannelSnapshot, Unknown
 
-PEER_COURTESY = 60  # seconds in which the other side's close is awaited before ours
-CHALLENGE_PATIENCE = 120  # seconds in which a late final state is hoped for
+PEER_COURTESY = 60  # seconds in which party b leaves a close or a challenge to party a
+CHALLENGE_PATIENCE = 120  # seconds in which a peer that has the final state is hoped to close with it
 _SEQUENCE_BITS = 40
 
 
@@ -81,11 +81,12 @@ def _opening(draft: Draft, s: ChannelSnapshot, chain: ChainChannel) -> None:
 
 def _open(draft: Draft, s: ChannelSnapshot) -> None:
     draft.claim(Type.CHANNELS_OPEN, yes("Open"))
+    courtesy = 0 if s.is_a else PEER_COURTESY  # of two that could send the same transaction, one sends it
     if not may_settle(s):
         draft.look_again(30)
-    elif s.final and (s.is_a or s.settling_for >= PEER_COURTESY):
+    elif s.final and s.settling_for >= courtesy:
         draft.do(do.CloseChannel())
-    elif not s.final and s.settling_for >= CHALLENGE_PATIENCE:
+    elif not s.final and s.settling_for >= CHALLENGE_PATIENCE + courtesy:
         draft.do(do.Challenge())
     else:
         draft.claim(Type.SETTLED, no("Closing"))
