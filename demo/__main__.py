@@ -67,11 +67,11 @@ def down(kind: str) -> int:
     from demo.parties import STAGE, WORK
 
     if kind == "local":
-        lifecycle.down(STAGE)
+        lifecycle.down(STAGE, keep_logs=False)
     else:
-        from demo import cluster, install
+        from demo import cluster, remove
 
-        install.remove(cluster.current())
+        remove.remove(cluster.current())
     shutil.rmtree(WORK, ignore_errors=True)
     return 0
 

@@ -15,11 +15,10 @@ from typing import Any
 from web3 import Web3
 
 from demo.cluster import Cluster
-from demo.parties import PARTIES, WORK
+from demo.parties import CHAIN_NAMESPACE, PARTIES, WORK
 from localcluster import progress
 
-NAMESPACE = "chain"
-URL = f"http://anvil.{NAMESPACE}.svc:8545"
+URL = f"http://anvil.{CHAIN_NAMESPACE}.svc:8545"
 CHAIN_ID = 31337
 FUNDS = 10 * 10**18
 # The first of anvil's well-known development keys: it pays for the deployment and everybody's first coins.
@@ -49,12 +48,12 @@ def start(cluster: Cluster, image: str) -> None:
         "containers": [container],
         "volumes": [{"name": "state", "emptyDir": {}}],
     }
-    meta = {"name": "anvil", "namespace": NAMESPACE, "labels": labels}
+    meta = {"name": "anvil", "namespace": CHAIN_NAMESPACE, "labels": labels}
     cluster.apply(
         {
             "apiVersion": "v1",
             "kind": "Namespace",
-            "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+            "metadata": {"name": CHAIN_NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
         },
         {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"selector": labels, "ports": [{"port": 8545}]}},
         {
@@ -69,20 +68,20 @@ def start(cluster: Cluster, image: str) -> None:
             },
         },
     )
-    cluster.kubectl("rollout", "status", "-n", NAMESPACE, "deployment/anvil", "--timeout=120s")
+    cluster.kubectl("rollout", "status", "-n", CHAIN_NAMESPACE, "deployment/anvil", "--timeout=120s")
 
 
 @contextlib.contextmanager
 def reachable(cluster: Cluster) -> Iterator[Web3]:
     """Forward a port of this machine to the chain while the body runs."""
-    command = ["kubectl", "port-forward", "-n", NAMESPACE, "service/anvil", ":8545"]
+    command = ["kubectl", "port-forward", "-n", CHAIN_NAMESPACE, "service/anvil", ":8545"]
     with subprocess.Popen(command, env=cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as forward:
         try:
             line = forward.stdout.readline() if forward.stdout else ""
             found = re.search(r":(\d+) ->", line)
             if not found:
                 raise progress.Failure(
-                    f"no port-forward to the chain: {line.strip()}", next=f"kubectl logs -n {NAMESPACE} deployment/anvil"
+                    f"no port-forward to the chain: {line.strip()}", next=f"kubectl logs -n {CHAIN_NAMESPACE} deployment/anvil"
                 )
             yield Web3(Web3.HTTPProvider(f"http://127.0.0.1:{found.group(1)}"))
         finally:
@@ -130,7 +129,7 @@ def wait_blocks(web3: Web3, count: int) -> None:
     deadline = time.monotonic() + 30 + 5 * count
     while web3.eth.block_number < target:
         if time.monotonic() > deadline:
-            raise progress.Failure("the chain has stopped making blocks", next=f"kubectl logs -n {NAMESPACE} deployment/anvil")
+            raise progress.Failure("the chain has stopped making blocks", next=f"kubectl logs -n {CHAIN_NAMESPACE} deployment/anvil")
         time.sleep(0.2)  # noqa: TID251 - the chain offers no push over HTTP
 
 

@@ -7,11 +7,10 @@ from typing import Any
 
 from demo import chain
 from demo.cluster import Cluster
-from demo.parties import PARTIES, RELAYS, WORK, Party
+from demo.parties import ADMIN_NAMESPACE, PARTIES, RELAYS, WORK, Party
 from localcluster import progress
 
 CHART = "helm/veilpod"
-ADMIN_NAMESPACE = "veilpod-system"
 STAKE = 10**17
 IMAGES = ("operator", "agent", "relay", "store")
 
@@ -75,14 +74,6 @@ def values(party: Party, references: dict[str, str], contracts: dict[str, str]) 
         **({"requester": {"mailbox": {"size": "256Mi"}}} if party.role == "requester" else {}),
         **({"relay": {"create": True}} if party.role == "relay" else {}),
     }
-
-
-def remove(cluster: Cluster) -> None:
-    """Uninstall everything from a cluster that outlives the demo."""
-    for party in PARTIES:
-        cluster.kubectl("delete", "namespace", party.name, f"{party.name}-sandboxes", "--ignore-not-found", "--wait=false")
-    cluster.run("helm", "uninstall", "veilpod", "-n", ADMIN_NAMESPACE, "--ignore-not-found")
-    cluster.kubectl("delete", "namespace", chain.NAMESPACE, ADMIN_NAMESPACE, "--ignore-not-found", "--wait=false")
 
 
 def _helm(cluster: Cluster, release: str, namespace: str, content: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 STAGE = os.environ.get("VEILPOD_STAGE", "demo")
 WORK = ROOT / "build" / STAGE
 KEYS = WORK / "keys"
+ADMIN_NAMESPACE, CHAIN_NAMESPACE = "veilpod-system", "chain"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
