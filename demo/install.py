@@ -69,6 +69,7 @@ def values(party: Party, references: dict[str, str], contracts: dict[str, str]) 
             "confirmations": 1,
         },
         "persistence": {"size": "256Mi"},
+        "networkPolicy": {"metricsFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]},
         **({"compute": {"stake": str(STAKE), "capacity": 4}} if party.role == "compute" else {}),
         **({"storage": {"size": "256Mi", "quota": str(200 << 20)}} if party.role == "storage" else {}),
         **({"requester": {"mailbox": {"size": "256Mi"}}} if party.role == "requester" else {}),

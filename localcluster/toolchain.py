@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 
 from localcluster import layout, progress
 
@@ -70,6 +71,21 @@ def ensure_packages(packages: dict[str, str]) -> None:
                 result = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         if result.returncode != 0:
             raise progress.Failure("apt-get failed", log=log, next=f"install by hand: {' '.join(missing)}")
+
+
+def unpacked(package: str) -> pathlib.Path:
+    """Return the root of a Debian package that was unpacked, not installed: no service of it starts on this machine."""
+    root = layout.cache_directory() / "debian" / package
+    if root.exists():
+        return root
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with progress.step(f"apt-get download {package}"), tempfile.TemporaryDirectory(dir=root.parent) as scratch:
+        script = f"apt-get -qq update && apt-get -qq download {package} && dpkg-deb -x {package}_*.deb root"
+        result = subprocess.run(["sh", "-c", script], cwd=scratch, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if result.returncode != 0:
+            raise progress.Failure(f"getting {package} failed:\n{result.stderr.strip()[-800:]}", next=f"apt-get download {package}")
+        (pathlib.Path(scratch) / "root").rename(root)
+    return root
 
 
 def _present(proof: str) -> bool:

@@ -44,7 +44,7 @@ STEPS = (
     Step(name="units", command=(f"{BIN}/pytest", "tests/unit", "tests/contracts", "tests/localcluster")),
     Step(name="chain", command=(f"{BIN}/pytest", "tests/chain")),
     Step(name="chart", command=(f"{BIN}/pytest", "tests/chart")),
-    Step(name="end to end", command=(f"{BIN}/pytest", "-m", "e2e", "tests/e2e"), cluster=True),
+    Step(name="end to end", command=(f"{BIN}/pytest", "-m", "e2e", "--durations=25", "tests/e2e"), cluster=True),
 )
 
 
