@@ -26,7 +26,7 @@ def admin(cluster: Cluster) -> None:
 def parties(cluster: Cluster, references: dict[str, str], contracts: dict[str, str]) -> None:
     """Install every party's release. They know nothing of each other."""
     with concurrent.futures.ThreadPoolExecutor(max_workers=3) as pool:
-        for outcome in [pool.submit(_party, cluster, party, references, contracts) for party in PARTIES]:
+        for outcome in [pool.submit(release, cluster, party, references, contracts) for party in PARTIES]:
             outcome.result()
 
 
@@ -40,7 +40,8 @@ def ready(cluster: Cluster) -> None:
             cluster.kubectl("wait", "--for=condition=Registered", "onionrelay", "--all", "-n", party.name, "--timeout=240s")
 
 
-def _party(cluster: Cluster, party: Party, references: dict[str, str], contracts: dict[str, str]) -> None:
+def release(cluster: Cluster, party: Party, references: dict[str, str], contracts: dict[str, str]) -> None:
+    """Install one party's release in a namespace of its own, or upgrade it."""
     secret = {
         "apiVersion": "v1",
         "kind": "Secret",

@@ -63,7 +63,7 @@ class View:
     def __init__(self, context: Context, facts: FactsStore, links: AgentLinks) -> None:
         self._context, self._facts, self._links = context, facts, links
         self._owners: dict[TaskId, tuple[Address, ...]] = {}
-        self._settling: dict[str, float] = {}
+        self._settling: dict[str, int] = {}
         self._addresses: dict[PodUid, str] = {}
         self._policies: Recent[Policies] = Recent(POLICIES_SECONDS)
         self._classes: Recent[SandboxClass] = Recent(CLASSES_SECONDS)
@@ -188,7 +188,8 @@ class View:
         facts = known.facts if known else Facts()
         newest = desk.newest(channel.channel)
         over = not isinstance(task, Unknown) and task.phase in (TaskPhase.COMPLETED, TaskPhase.CLOSED)
-        since = self._settling.setdefault(channel.name, self._context.clock()) if over and facts.destroyed else self._context.clock()
+        clock = 0 if isinstance(now, Unknown) else now
+        since = self._settling.setdefault(channel.name, clock) if over and facts.destroyed and clock else clock
         return ChannelSnapshot(
             chain=chain,
             task=task,
@@ -200,7 +201,7 @@ class View:
             destroyed=bool(facts.destroyed),
             newest=newest.state.version if newest else 0,
             final=_final(desk, channel.channel, chain),
-            settling_for=self._context.clock() - since,
+            settling_for=max(clock - since, 0),
             deleting=is_deleting(body),
             finalizer=has_finalizer(body),
         )

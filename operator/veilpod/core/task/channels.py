@@ -17,7 +17,10 @@ _SEQUENCE_BITS = 40
 
 
 def decide_channel(s: ChannelSnapshot, now: float) -> Plan:
-    """Decide what one party of a channel does. `now` is not used: patience comes in as `settling_for`, deadlines in the chain's time."""
+    """Decide what one party of a channel does. `now` is not used: patience and deadlines are in the chain's time.
+
+    The patience is for a peer's transaction: while the chain stands still, the peer cannot send one either.
+    """
     del now
     draft = Draft()
     if not s.finalizer and not s.deleting:

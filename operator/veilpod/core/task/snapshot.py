@@ -168,6 +168,6 @@ class ChannelSnapshot:
     destroyed: bool  # no sandbox of the assignment exists any more, on record
     newest: int  # version of the newest state with both signatures, 0 when there is none
     final: bool  # both Close signatures for a state of this epoch
-    settling_for: float  # seconds since it was first seen that the channel may be settled
+    settling_for: int  # seconds of the chain's clock since it was first seen that the channel may be settled
     deleting: bool
     finalizer: bool

@@ -1,0 +1,113 @@
+"""Parties that leave for good. Nobody who stayed loses money, and nobody needs those who left."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from demo import chain, install
+from demo.parties import REQUESTER, SERVERS, Party
+from demo.stage import Stage
+from web3 import Web3
+
+from tests.support import playing
+
+pytestmark = pytest.mark.e2e
+
+TOTAL = 1800  # seconds: the task's last deadline
+PERIOD = 3600  # seconds: the channels' challenge period
+ENDLESS = [  # it computes until it is stopped
+    {"name": "hub", "replicas": 1, "args": ["aggregate", "--rounds", "100000"]},
+    {"name": "site", "replicas": 2, "args": ["train"]},
+]
+
+
+def channels(stage: Stage, server: Party) -> list[dict[str, Any]]:
+    """A server's channels that are not closed."""
+    items = stage.cluster.get("statechannel", "-n", server.name)["items"]
+    return [item for item in items if item.get("status", {}).get("phase") != "Closed"]
+
+
+def task_id(stage: Stage, name: str) -> str:
+    return str(stage.cluster.get("computetask", name, "-n", REQUESTER.name)["status"]["taskId"])
+
+
+@contextlib.contextmanager
+def gone(stage: Stage, party: Party) -> Iterator[None]:
+    """The party's release is deleted; it comes back only for the tests that follow."""
+    stage.cluster.run("helm", "uninstall", party.name, "-n", party.name, "--wait")
+    try:
+        yield
+    finally:
+        install.release(stage.cluster, party, stage.references, stage.contracts)
+        stage.cluster.kubectl("rollout", "status", "deployment", "-n", party.name, "--timeout=240s")
+
+
+def test_a_server_whose_peer_left_for_good_is_paid_by_the_newest_state(stage: Stage) -> None:
+    with chain.reachable(stage.cluster) as web3:
+        first = web3.eth.block_number
+        playing.start(stage, "widowed", roles=ENDLESS)
+        playing.reached(stage, "widowed", "InputsVerified")
+        playing.until(lambda: any(c["status"].get("sequence", 0) >= 50 for s in SERVERS for c in channels(stage, s)), "fifty updates")
+        hub = max(SERVERS, key=lambda server: len(channels(stage, server)))
+        leaver = next(server for server in SERVERS if server != hub)
+        (between,) = {c["metadata"]["name"] for c in channels(stage, leaver)} & {c["metadata"]["name"] for c in channels(stage, hub)}
+        with gone(stage, leaver):
+            stage.cluster.kubectl("delete", "ct", "widowed", "-n", REQUESTER.name, "--wait=false")
+            playing.until(lambda: playing.conditions(stage, "widowed").get("Failed", {}).get("status") == "True", "the task is given up")
+            playing.until(lambda: _destroyed(stage, [server for server in SERVERS if server != leaver]), "the others are torn down")
+            for seconds in (TOTAL, 200, PERIOD + 100):  # the server's deadline, patience for its close, the challenge period
+                playing.pass_time(stage, web3, seconds)
+                chain.wait_blocks(web3, 10)
+            playing.until(lambda: channels(stage, hub) == [], "every channel of the hub is closed", timeout=180)
+            newest = stage.cluster.get("statechannel", between, "-n", hub.name)
+            ledger = playing.ledger(stage, web3, first)
+            closed = [event for event in ledger.events("channels") if event["name"] == "Closed"]
+            (ours,) = [e for e in closed if bytes(e["args"]["channelId"]).hex() == newest["spec"]["channelId"].removeprefix("0x")]
+            assert ours["args"]["version"] & ((1 << 40) - 1) == newest["status"]["sequence"] >= 50
+            assert ledger.balances()["equation"]["holds"]
+        playing.forget(stage, "widowed")
+    playing.until(lambda: playing.sandbox_pods(stage) == [], "the sandbox of the one who left is gone too")
+
+
+def _destroyed(stage: Stage, servers: list[Party]) -> bool:
+    found = [item for server in servers for item in stage.cluster.get("taskassignment", "-n", server.name)["items"]]
+    live = [item for item in found if "deletionTimestamp" not in item["metadata"]]
+    return all(
+        any(c["type"] == "SandboxDestroyed" and c["status"] == "True" for c in item["status"].get("conditions", ())) for item in live
+    )
+
+
+def test_when_everybody_is_away_a_stranger_closes_the_task_and_the_requester_is_refunded(stage: Stage) -> None:
+    with chain.reachable(stage.cluster) as web3:
+        first = web3.eth.block_number
+        playing.start(stage, "abandoned", roles=ENDLESS)
+        playing.reached(stage, "abandoned", "KeyPublished")
+        task = task_id(stage, "abandoned")
+        everybody = (REQUESTER, *SERVERS)
+        try:
+            for party in everybody:
+                stage.cluster.kubectl("scale", f"deployment/{party.name}-operator", "-n", party.name, "--replicas=0")
+            for party in everybody:
+                stage.cluster.kubectl(
+                    "wait", "--for=delete", "pod", "-l", "veilpod.dev/component=operator", "-n", party.name, "--timeout=120s"
+                )
+            playing.pass_time(stage, web3, TOTAL + 60)
+            contract = web3.eth.contract(
+                address=Web3.to_checksum_address(stage.contracts["scheduler"]), abi=chain.artifacts()["TaskScheduler"]
+            )
+            stranger = web3.eth.accounts[7]
+            sent = contract.functions.refund(bytes.fromhex(task.removeprefix("0x"))).transact({"from": stranger})
+            assert web3.eth.wait_for_transaction_receipt(sent, timeout=30)["status"] == 1
+            ledger = playing.ledger(stage, web3, first)
+            (closed,) = [event for event in ledger.events("scheduler") if event["name"] == "Closed"]
+            assert closed["args"]["refunded"] >= Web3.to_wei("0.05", "ether"), "the whole budget"
+        finally:
+            for party in everybody:
+                stage.cluster.kubectl("scale", f"deployment/{party.name}-operator", "-n", party.name, "--replicas=1")
+            for party in everybody:
+                stage.cluster.kubectl("rollout", "status", f"deployment/{party.name}-operator", "-n", party.name, "--timeout=240s")
+        playing.reached(stage, "abandoned", "Failed")
+        playing.forget(stage, "abandoned")
+        assert playing.ledger(stage, web3, first).balances()["equation"]["holds"]
+    playing.until(lambda: playing.sandbox_pods(stage) == [], "no sandbox is left")
