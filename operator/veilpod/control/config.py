@@ -132,6 +132,8 @@ def _watchtower(value: Any) -> WatchtowerConfig:
 def _check(config: Config) -> None:
     if unknown := sorted(set(config.roles) - set(ROLES)):
         raise InvalidInput("InvalidConfig", f"unknown role {unknown[0]!r}: roles are {', '.join(ROLES)}")
+    if len({tower.address for tower in config.compute.watchtowers}) != len(config.compute.watchtowers):
+        raise InvalidInput("InvalidConfig", "compute.watchtowers names one address twice: two towers have two keys")
     if not config.roles:
         raise InvalidInput("InvalidConfig", "roles is empty: name at least one of " + ", ".join(ROLES))
     needs = {

@@ -120,11 +120,13 @@ class Lane:
         try:
             answer = _parse(await self._ask(self._tower.url.rstrip("/") + GUARD_PATH, canonical(request_document(self._domain, guarded))))
             receipt = self._receipt(answer, guarded)
-        except (PeerUnavailable, ProtocolViolation) as error:
-            self._failed(known, "Unavailable" if isinstance(error, PeerUnavailable) else error.reason, str(error))
+            if receipt is not None:
+                await asyncio.to_thread(write_atomically, self._file(receipt.channel), canonical(receipt.document()))
+        except (PeerUnavailable, ProtocolViolation, OSError) as error:
+            reason = error.reason if isinstance(error, ProtocolViolation) else type(error).__name__
+            self._failed(known, "Unavailable" if isinstance(error, PeerUnavailable) else reason, str(error))
             return
         if receipt is not None:
-            await asyncio.to_thread(write_atomically, self._file(receipt.channel), canonical(receipt.document()))
             known.receipt, known.asked_at = receipt, asyncio.get_running_loop().time()
         refusal = answer.get("error")
         if refusal is not None:
