@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import json
 import signal
 import socket
 import sys
@@ -10,9 +11,11 @@ import pytest
 from tests.chain.test_task_life import register
 from tests.support import towers
 from tests.support.anvil import CHAIN_ID, account, caught_up, eventually
+from tests.support.fake_kubectl import kubectl
 from tests.support.towers import DEPOSIT, GWEI, PENALISED, Pair, hand_in, measured
 
 from veilpod.chain import connection
+from veilpod.cli import main
 from veilpod.core.canonical import canonical
 from veilpod.core.entities import ChannelPhase, Role
 from veilpod.core.guard import request_document
@@ -20,6 +23,8 @@ from veilpod.core.typed_data import Domain
 from veilpod.errors import ChainUnavailable
 from veilpod.watchtower import watch
 from veilpod.watchtower.purse import GAS
+
+__all__ = ["kubectl"]
 
 pytestmark = pytest.mark.chain
 TOWER = account(5).address
@@ -404,3 +409,43 @@ async def test_a_closed_session_is_forgotten_and_the_next_one_starts_afresh(anvi
         tower.watch._swept_at = float("-inf")
         await eventually(lambda: not tower._guards.all)
         assert list((tmp_path / "tower" / "guards").glob("*.guard")) == []
+
+
+async def test_its_owner_sees_what_is_guarded_until_when_and_what_was_answered(anvil, dispute, tmp_path, capsys):
+    async def veilpod(*arguments):
+        code = await asyncio.to_thread(main, ["watchtower", "guards", *arguments])
+        return code, *capsys.readouterr()
+
+    async with towers.running(anvil, tmp_path / "tower") as tower:
+        url = f"http://127.0.0.1:{tower.admin.port}"
+        code, out, _ = await veilpod("--url", url)
+        assert (code, "guards 0 channels" in out) == (0, True)
+        receipt = await guard(tower, dispute, 5, paid_to_b=10)
+        await dispute.challenge(1)
+        await settled(tower)
+        code, out, _ = await veilpod("--url", url, "--output", "json")
+        (shown,) = json.loads(out)["guards"]
+        assert (code, shown["sequence"], shown["until"]) == (0, 5, receipt.until)
+        assert shown["lastAnswer"]["transaction"] == tower._chain.history()[0].hash
+        assert json.loads(out)["address"] == TOWER
+        code, out, _ = await veilpod("--url", url)
+        row = out.splitlines()[-1].split()
+        assert row[:3] == ["0x" + dispute.pair.place.channel.hex(), "1", "5"]
+        assert "left" in out
+        code, _, err = await veilpod("--url", f"http://127.0.0.1:{tower.clients.port}")
+        assert (code, "NoWatchtower" in err) == (2, True)
+    code, _, err = await veilpod("--url", url)
+    assert (code, "PeerUnavailable" in err) == (3, True)
+
+
+async def test_the_list_is_found_through_the_cluster_and_not_on_the_clients_port(anvil, dispute, tmp_path, capsys, kubectl):
+    labels = {"app.kubernetes.io/name": "veilpod", "app.kubernetes.io/component": "watchtower", "app.kubernetes.io/instance": "north"}
+    async with towers.running(anvil, tmp_path / "tower") as tower:
+        kubectl.objects["pods/north-watchtower-1"] = {"metadata": {"name": "north-watchtower-1", "labels": labels}}
+        kubectl.forwards["pod/north-watchtower-1:9202"] = tower.admin.port
+        kubectl.save()
+        await guard(tower, dispute, 5)
+        assert await asyncio.to_thread(main, ["watchtower", "guards", "-n", "hospital"]) == 0
+        assert dispute.pair.place.channel.hex() in capsys.readouterr().out
+        assert (await towers.get(tower.clients.port, "/v1/guards"))[0] == 404
+        assert (await towers.get(tower.metrics.port, "/v1/guards"))[0] == 404
