@@ -327,6 +327,7 @@ async def test_no_answer_bids_more_than_the_ceiling(anvil, dispute, tmp_path):
         await eventually(lambda: dispute.disputed_at(5))
         transaction = anvil.rpc("eth_getTransactionByHash", (await settled(tower))[0].hash)
         assert int(transaction["maxFeePerGas"], 16) <= 80 * GWEI
+        assert int(transaction["gas"], 16) <= GAS, "no answer can cost more than what is reserved for it"
 
 
 # -- lies

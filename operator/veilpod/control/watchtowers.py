@@ -192,7 +192,7 @@ class Watchtowers:
 
     def offer(self, place: Place, signed: Signed | None) -> None:
         """Have a state guarded, some time soon, if both have signed it. Returns at once."""
-        if signed is None or not signed.complete:
+        if not self.lanes or signed is None or not signed.complete:
             return
         guarded = Guarded(place=place, state=signed.state, signature_a=signed.signature_a, signature_b=signed.signature_b)
         for lane in self.lanes:

@@ -5,6 +5,7 @@ signed word that it holds one. Values and their checks only; who holds and answe
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 from veilpod.core.canonical import to_hex
@@ -21,6 +22,9 @@ REQUEST_LIMIT = 8192  # bytes of a request or an answer
 GUARD_PATH = "/v1/guard"
 
 
+_channel = functools.lru_cache(maxsize=4096)(channel_id)  # asked for with every update
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """Which channel: what its id commits to."""
@@ -32,7 +36,7 @@ class Place:
     @property
     def channel(self) -> ChannelId:
         """The channel's id."""
-        return channel_id(self.a, self.b, self.terms)
+        return _channel(self.a, self.b, self.terms)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

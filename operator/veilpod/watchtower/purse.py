@@ -32,13 +32,8 @@ class Purse:
         history: Callable[[], Sequence[Settled]],
         pending: Callable[[], Iterable[str]],
     ) -> None:
-        """Load the account. Raises InvalidInput: CapTooLow when the cap does not pay for one answer, or StateUnreadable."""
+        """Load the account. Raises InvalidInput("StateUnreadable")."""
         self.cap, self.period, self.answer_cost = cap, period, GAS * fee_ceiling
-        if cap < self.answer_cost:
-            raise InvalidInput(
-                "CapTooLow",
-                f"a cap of {cap} wei does not pay for one answer of up to {self.answer_cost} wei: raise it, or lower the fee ceiling",
-            )
         self._file, self._history, self._pending = file, history, pending
         self._reserved: set[str] = set()
         self._sender, self._counted, self._entries = _load(file)
@@ -82,6 +77,14 @@ class Purse:
     @property
     def _outstanding(self) -> set[str]:
         return self._reserved | set(self._pending())
+
+
+def check_cap(cap: int, fee_ceiling: int) -> None:
+    """Raises InvalidInput("CapTooLow") when a cap does not pay for one answer."""
+    if cap < GAS * fee_ceiling:
+        raise InvalidInput(
+            "CapTooLow", f"a cap of {cap} wei pays for no answer of up to {GAS * fee_ceiling} wei: raise it, or lower the fee ceiling"
+        )
 
 
 def _load(file: pathlib.Path) -> tuple[str, int, list[tuple[int, int]]]:

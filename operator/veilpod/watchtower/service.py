@@ -25,7 +25,7 @@ from veilpod.watchtower.admission import Admission, Outcome
 from veilpod.watchtower.decide import Guard
 from veilpod.watchtower.guards import Guards
 from veilpod.watchtower.http import Request, Response, Server
-from veilpod.watchtower.purse import Purse
+from veilpod.watchtower.purse import Purse, check_cap
 from veilpod.watchtower.settings import Settings
 from veilpod.watchtower.watch import Watch
 
@@ -44,6 +44,7 @@ class Tower:
     def __init__(self, settings: Settings, key: SigningKey, *, poll_seconds: float = POLL_SECONDS) -> None:
         self._settings, self._key = settings, key
         self._poll = poll_seconds
+        check_cap(settings.cap, settings.max_fee)
         self._guards = Guards.open(settings.data / "guards", settings.domain)
         self._chain: chain.Chain | None = None
         self._purse: Purse | None = None

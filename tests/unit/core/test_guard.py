@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 from eth_account.messages import encode_typed_data
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support import towers
 from tests.support.channels import DOMAIN, KEYS, TERMS, A, B
@@ -44,6 +44,7 @@ def test_receipts_have_the_digest_that_eth_account_computes(channel, version, st
     assert typed_data.guard_digest(DOMAIN, ChannelId(channel), version=version, state_hash=state_hash, until=until) == oracle
 
 
+@settings(deadline=None)  # signing, on whatever machine
 @given(states)
 def test_a_request_is_read_as_it_was_written(state):
     guarded = PAIR.signed(state)
@@ -51,6 +52,7 @@ def test_a_request_is_read_as_it_was_written(state):
     guarded.check(DOMAIN)
 
 
+@settings(deadline=None)  # signing, on whatever machine
 @given(states, st.integers(0, 2**62))
 def test_a_receipt_is_read_as_it_was_written_and_is_its_signers_alone(state, until):
     guarded = PAIR.signed(state)

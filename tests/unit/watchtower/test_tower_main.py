@@ -10,7 +10,6 @@ import urllib.request
 
 import pytest
 
-from veilpod.watchtower.__main__ import main
 from veilpod.watchtower.metrics import NAMES
 from veilpod.watchtower.settings import parse
 
@@ -49,7 +48,13 @@ def test_a_missing_key_is_told(tmp_path):
     command = [sys.executable, "-m", "veilpod.watchtower", *arguments(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (result.returncode, "NoKey" in result.stderr) == (2, True)
-    assert main is not None
+
+
+def test_a_cap_that_pays_for_nothing_is_told_before_anything_is_promised(tmp_path):
+    (tmp_path / "key").write_text("11" * 32)
+    command = [sys.executable, "-m", "veilpod.watchtower", *arguments(tmp_path), "--cap", "1"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, "CapTooLow" in result.stderr) == (2, True)
 
 
 def test_it_waits_for_its_chain_alive_and_not_ready(tmp_path):
