@@ -73,7 +73,7 @@ def test_sending_one_version_again_is_still_one_answer(guard, times_more):
 
 
 @given(st.lists(st.sampled_from(list(HELD.values())), min_size=1), st.lists(st.integers(0, 100), min_size=1))
-def test_a_promise_is_never_made_shorter_within_a_session(states, untils):
+def test_within_a_session_a_promise_is_never_made_shorter_and_answers_are_kept_and_the_next_begins_with_none(states, untils):
     guard = None
     for held, until in zip(states, untils, strict=False):
         before, guard = guard, renewed(guard, held, until=until)
@@ -82,6 +82,7 @@ def test_a_promise_is_never_made_shorter_within_a_session(states, untils):
             assert guard.answers == before.answers
         else:
             assert guard.answers == ()
+        guard = answered(guard)
 
 
 class Period(RuleBasedStateMachine):

@@ -81,6 +81,17 @@ def test_what_was_spent_is_known_after_a_restart_and_forgotten_after_a_period(tm
     assert world.allows("respond:2", 1050)
 
 
+def test_entering_something_new_forgets_nothing_of_the_period(tmp_path):
+    world = World(tmp_path, cap=WORST + 10)
+    for now in (0, 400, 999):
+        world.history.append(line(4))
+        world.purse.count(now)
+    assert world.purse.spent(999) == 12
+    assert world.purse.spent(1000) == 8
+    world.restart()
+    assert world.purse.spent(1000) == 8
+
+
 def test_a_crash_before_it_was_entered_counts_it_when_it_is_found(tmp_path):
     world = World(tmp_path, cap=WORST + 10)
     world.history = [line(11)]  # settled, and the process ended before `count`
