@@ -83,10 +83,12 @@ def use_tower(stage: Stage, watchtowers: list[dict[str, str]]) -> None:
         stage.cluster.kubectl("rollout", "status", f"deployment/{server.name}-operator", "-n", server.name, "--timeout=240s")
 
 
-def guards(stage: Stage) -> dict[str, dict[str, Any]]:
-    """What the tower says it guards, by channel, asked as its owner would."""
+def guards(stage: Stage, task: str) -> dict[str, dict[str, Any]]:
+    """What the tower says it guards of a task's channels, by channel, asked as its owner would."""
     answer = stage.cluster.run("veilpod", "watchtower", "guards", "-n", TOWER.name, "--output", "json")
-    return {guard["channelId"]: guard for guard in json.loads(answer)["guards"]}
+    objects = [item["spec"] for server in SERVERS for item in stage.cluster.get("statechannel", "-n", server.name)["items"]]
+    channels = {spec["channelId"] for spec in objects if spec["assignment"].startswith(f"ta-{task[2:18]}-")}
+    return {guard["channelId"]: guard for guard in json.loads(answer)["guards"] if guard["channelId"] in channels}
 
 
 @contextlib.contextmanager
@@ -95,10 +97,10 @@ def everybody_away(stage: Stage) -> Iterator[None]:
     for server in SERVERS:
         stage.cluster.kubectl("scale", f"deployment/{server.name}-operator", "-n", server.name, "--replicas=0")
     try:
-        for server in SERVERS:
-            stage.cluster.kubectl(
-                "wait", "--for=delete", "pod", "-l", "veilpod.dev/component=operator", "-n", server.name, "--timeout=120s"
-            )
+        operators = ("-l", "veilpod.dev/component=operator")
+        playing.until(
+            lambda: not any(stage.cluster.get("pods", *operators, "-n", s.name)["items"] for s in SERVERS), "every operator is gone"
+        )
         yield
     finally:
         for server in SERVERS:
@@ -167,36 +169,29 @@ def test_old_states_published_while_every_operator_is_away_are_answered_and_the_
         first = web3.eth.block_number
         playing.start(stage, "watched", roles=roles)
         playing.reached(stage, "watched", "InputsVerified")
+        task = stage.cluster.get("ct", "watched", "-n", parties.REQUESTER.name)["status"]["taskId"]
         playing.until(
-            lambda: len([g for g in guards(stage).values() if g["sequence"] >= 3]) == 2, "the tower guards three states of each channel"
+            lambda: len([g for g in guards(stage, task).values() if g["sequence"] >= 3]) == 2,
+            "the tower guards three states of each channel",
         )
 
         # What each cheater has on its disk, while there is still a pod to read it from.
         cheats = {}
-        for channel, guard in guards(stage).items():
+        for channel, guard in guards(stage, task).items():
             cheater = by_address[guard["a"]]
             old = signed_by(stage, cheater, channel, tmp_path / channel)[0]
             cheats[channel] = (signing_key(cheater.key_file.read_text()), place_of(stage, cheater, channel), old)
 
         with everybody_away(stage):
-            newest = guards(stage)
+            newest = guards(stage, task)
             plain, killed = sorted(cheats)
             for channel in (plain, killed):
                 key, place, old = cheats[channel]
                 assert old.state.sequence <= newest[channel]["sequence"] - 2
                 asyncio.run(challenge(url, stage, key, place, old, tmp_path / f"cheater-{channel}"))
                 if channel == killed:
-                    stage.cluster.kubectl(
-                        "delete",
-                        "pod",
-                        "-n",
-                        TOWER.name,
-                        "-l",
-                        "veilpod.dev/component=watchtower",
-                        "--grace-period=0",
-                        "--force",
-                        "--wait=false",
-                    )
+                    kill = "delete pod --grace-period=0 --force --wait=false -l veilpod.dev/component=watchtower -n"
+                    stage.cluster.kubectl(*kill.split(), TOWER.name)
 
                 def answers(channel: str = channel) -> list[dict[str, Any]]:
                     return of(playing.ledger(stage, web3, first).events("channels"), "Responded", channel)
@@ -209,7 +204,7 @@ def test_old_states_published_while_every_operator_is_away_are_answered_and_the_
                     assert answer["block"] - challenged["block"] <= BLOCKS
 
             stage.cluster.kubectl("rollout", "status", f"deployment/{TOWER.name}-watchtower", "-n", TOWER.name, "--timeout=240s")
-            playing.until(lambda: all(guard["lastAnswer"] for guard in guards(stage).values()), "it says what it answered")
+            playing.until(lambda: all(guard["lastAnswer"] for guard in guards(stage, task).values()), "it says what it answered")
             mine = [t for t in playing.ledger(stage, web3, first).transactions() if str(t["sender"]).lower() == TOWER.address.lower()]
             assert [(t["function"], t["ok"]) for t in mine] == [("respond", True)] * 2, "once each, and nothing else"
 
@@ -224,7 +219,7 @@ def test_old_states_published_while_every_operator_is_away_are_answered_and_the_
                 assert (closed["args"]["paidA"], closed["args"]["paidB"]) == (owned - fine, total - owned + fine)
         assert playing.ledger(stage, web3, first).balances()["equation"]["holds"]
     playing.forget(stage, "watched")
-    assert playing.sandbox_pods(stage) == []
+    playing.until(lambda: playing.sandbox_pods(stage) == [], "no sandbox is left")
 
 
 def answered_in(web3: Web3, stage: Stage, first: int, channel: str) -> int:
