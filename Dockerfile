@@ -1,4 +1,4 @@
-# One image per trust level: operator, relay, agent, store. An image carries the modules of its own process and nothing else, so an agent or a relay has
+# One image per trust level: operator, relay, agent, store, watchtower. An image carries the modules of its own process and nothing else, so an agent or a relay has
 # no Kubernetes client, no chain client and no web framework that could be turned against it.
 #
 #   docker build --target agent -t REGISTRY/veilpod-agent .
@@ -20,6 +20,10 @@ RUN /opt/veilpod/bin/pip install --no-cache-dir --require-hashes --only-binary :
 FROM libraries AS operator-libraries
 COPY requirements/operator.txt /src/
 RUN /opt/veilpod/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r /src/operator.txt
+
+FROM libraries AS watchtower-libraries
+COPY requirements/watchtower.txt /src/
+RUN /opt/veilpod/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r /src/watchtower.txt
 
 # What every process shares. Byte code is compiled here because the root file systems are read-only.
 FROM ${BASE} AS common
@@ -55,6 +59,17 @@ COPY operator/veilpod/agent /opt/veilpod/src/veilpod/agent
 RUN python3 -m compileall -q /opt/veilpod/src
 USER 65532:65532
 ENTRYPOINT ["python3", "-m", "veilpod.agent"]
+
+# A chain client and no Kubernetes client.
+FROM common AS watchtower
+COPY --from=watchtower-libraries /opt/veilpod/bin /opt/veilpod/bin
+COPY --from=watchtower-libraries /opt/veilpod/lib /opt/veilpod/lib
+COPY --from=watchtower-libraries /opt/veilpod/pyvenv.cfg /opt/veilpod/
+COPY operator/veilpod/chain /opt/veilpod/src/veilpod/chain
+COPY operator/veilpod/watchtower /opt/veilpod/src/veilpod/watchtower
+RUN python3 -m compileall -q /opt/veilpod/src
+USER 65532:65532
+ENTRYPOINT ["python3", "-m", "veilpod.watchtower"]
 
 FROM common AS operator
 # kopf asks who it runs as, and the image's user database knows no 65532.

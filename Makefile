@@ -22,7 +22,7 @@ check: venv  ## the quick half of the tests: no cluster
 	@$(PY) -m tests.run --quick
 
 lock: venv  ## pin and hash the requirements again
-	@for set in base: "operator:--extra operator" "dev:--extra operator --extra dev"; do \
+	@for set in base: "operator:--extra operator" "watchtower:--extra watchtower" "dev:--extra operator --extra dev"; do \
 	  .venv/bin/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header --no-emit-index-url --no-emit-find-links \
 	    --no-emit-trusted-host $${set#*:} --output-file requirements/$${set%%:*}.txt pyproject.toml; done
 

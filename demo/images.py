@@ -9,6 +9,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from demo.cluster import Cluster
 from demo.parties import ROOT, WORK
@@ -72,9 +73,15 @@ def catalogue() -> tuple[Image, ...]:
     )
 
 
-def deliver(cluster: Cluster, registry: str) -> dict[str, str]:
-    """Build what is not cached and bring everything to the cluster. Returns target -> reference by digest."""
-    archives = {image.target: _archive(image) for image in catalogue()}
+def watchtower() -> Image:
+    """The image that no party of the demo needs, for tests that install one."""
+    inputs = (*SHARED, SOURCE / "chain", SOURCE / "watchtower", ROOT / "requirements" / "watchtower.txt")
+    return Image(target="watchtower", dockerfile=ROOT / "Dockerfile", context=ROOT, inputs=inputs)
+
+
+def deliver(cluster: Cluster, registry: str, wanted: Sequence[Image] | None = None) -> dict[str, str]:
+    """Build what is not cached and bring it to the cluster: the catalogue, unless told otherwise. Returns target -> reference by digest."""
+    archives = {image.target: _archive(image) for image in (catalogue() if wanted is None else wanted)}
     if cluster.name:
         loaded = images.load(cluster.name, *archives.values())
         return {target: loaded[next(iter(oci.digests(archive)))] for target, archive in archives.items()}

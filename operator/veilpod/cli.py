@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     _datasets(top.add_parser("dataset", help="seal, upload and register data sets").add_subparsers(required=True, metavar="WHAT"))
     _tasks(top)
     _chain(top)
+    _watchtower(top)
     _doctor(top)
     return parser
 
@@ -129,6 +130,13 @@ def _chain(top: Any) -> None:
     nodes = top.add_parser("node", help="the directory").add_subparsers(required=True, metavar="WHAT")
     listing = _add(nodes, "list", _nodes, "list every node of the registry")
     _chain_options(listing)
+
+
+def _watchtower(top: Any) -> None:
+    tower = top.add_parser("watchtower", help="look at a watchtower").add_subparsers(required=True, metavar="WHAT")
+    guards = _add(tower, "guards", _guards, "list the channels it guards: newest version, until when, last answer")
+    guards.add_argument("--url", help="its admin port, if not through the cluster: http://127.0.0.1:9202 on its own host")
+    _cluster(guards)
 
 
 def _doctor(top: Any) -> None:
@@ -234,6 +242,10 @@ async def _deposit(options: argparse.Namespace) -> commands.Answer:
 
 async def _nodes(options: argparse.Namespace) -> commands.Answer:
     return await commands.nodes(kubectl=_kubectl(options), chain=_choice(options))
+
+
+async def _guards(options: argparse.Namespace) -> commands.Answer:
+    return await commands.guards(url=options.url, kubectl=_kubectl(options), release=options.release)
 
 
 async def _examine(options: argparse.Namespace) -> commands.Answer:

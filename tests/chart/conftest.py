@@ -30,9 +30,13 @@ PARTY: dict[str, Any] = {
         "contracts": {name: "0x" + digit * 40 for name, digit in (("registry", "1"), ("scheduler", "2"), ("channels", "3"))},
         "keySecret": {"name": "chain-key"},
     },
-    "images": {name: {"digest": digest(letter)} for name, letter in (("operator", "a"), ("agent", "b"), ("relay", "c"), ("store", "d"))},
+    "images": {
+        name: {"digest": digest(letter)}
+        for name, letter in (("operator", "a"), ("agent", "b"), ("relay", "c"), ("store", "d"), ("watchtower", "e"))
+    },
 }
 ROLES = ("requester", "compute", "storage", "relay")
+HOT_KEY = {"keySecret": {"name": "hot-key"}}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -104,3 +108,8 @@ def party_release(request: pytest.FixtureRequest, helm: Helm) -> Rendered:
 def party(*roles: str, **more: Any) -> dict[str, Any]:
     """Values of a party that plays these roles."""
     return {**PARTY, "roles": dict.fromkeys(roles, True), **more}
+
+
+def tower(*roles: str, **more: Any) -> dict[str, Any]:
+    """Values of a watchtower, alone or beside other roles."""
+    return party("watchtower", *roles, **{"watchtower": HOT_KEY, **more})

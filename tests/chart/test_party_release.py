@@ -10,8 +10,15 @@ from localcluster import toolchain
 from tests.chart.conftest import CHART, ROLES, ROOT, Helm, Manifest, Rendered, digest, party
 from veilpod.control.config import parse
 from veilpod.control.metrics import Metrics
+from veilpod.watchtower.metrics import NAMES as WATCHTOWER_METRICS
 
 FENCED = "hospital-sandboxes"
+COMPUTE = {
+    "capacity": 7,
+    "stake": "5000000000000000000",
+    "canaries": ["198.51.100.7:443"],
+    "watchtowers": [{"url": "https://tower.example", "address": "0x" + "ab" * 20}],
+}
 
 
 @pytest.fixture(scope="module")
@@ -131,13 +138,15 @@ def test_the_volume_with_the_newest_channel_states_survives_an_uninstall(party_r
 
 @pytest.mark.parametrize("roles", [*[(role,) for role in ROLES], ROLES])
 def test_the_operator_understands_the_configuration_that_the_chart_writes(helm: Helm, roles):
-    release = helm.render(party(*roles, compute={"capacity": 7, "stake": "5000000000000000000", "canaries": ["198.51.100.7:443"]}))
+    release = helm.render(party(*roles, compute=COMPUTE))
     config = parse(yaml.safe_load(release.one("ConfigMap", "north-operator")["data"]["config.yaml"]))
     assert (config.release, config.namespace, set(config.roles)) == ("north", "hospital", set(roles))
     assert (config.chain.chain_id, config.chain.scheduler) == (31337, "0x" + "2" * 40)
     assert str(config.key_file) == "/veilpod/key/key"
     if "compute" in roles:
         assert (config.sandbox_namespace, config.compute.capacity, config.compute.stake) == (FENCED, 7, 5 * 10**18)
+        (guard,) = config.compute.watchtowers
+        assert (guard.url, guard.address.lower()) == ("https://tower.example", "0x" + "ab" * 20)
         assert config.images["agent"] == f"veilpod-agent@{digest('b')}"
     services = {service["metadata"]["name"] for service in release.of("Service")}
     assert {name for name in (config.store_service, config.mailbox_service) if name} <= services
@@ -245,7 +254,7 @@ def test_alerts_and_panels_ask_for_metrics_that_the_operator_has(everything: Ren
     asked += [target["expr"] for panel in board["panels"] for target in panel["targets"]]
     for expression in asked:
         used = {word for word in _words(expression) if word.startswith("veilpod_") and word != "veilpod_dev_component"}
-        assert used <= names, expression
+        assert used <= names | WATCHTOWER_METRICS, expression
     assert everything.one("ConfigMap", "north-dashboard")["metadata"]["labels"]["grafana_dashboard"] == "1"
 
 

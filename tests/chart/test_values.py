@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from tests.chart.conftest import CHART, ROLES, Helm, party
+from tests.chart.conftest import CHART, HOT_KEY, ROLES, Helm, party, tower
 
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
@@ -22,7 +22,14 @@ def keys(schema, prefix=""):
 
 
 def leaves(values, prefix=""):
-    free = {"cluster.sandboxClasses", "compute.relayNamespaceLabels", "relay.spec", "operator.resources", "store.resources"}
+    free = {
+        "cluster.sandboxClasses",
+        "compute.relayNamespaceLabels",
+        "relay.spec",
+        "operator.resources",
+        "store.resources",
+        "watchtower.resources",
+    }
     for name, value in values.items():
         path = f"{prefix}{name}"
         if isinstance(value, dict) and value and path not in free:
@@ -64,6 +71,14 @@ def test_no_object_of_the_schema_lets_an_unknown_key_through():
         (party("compute", chain={**party()["chain"], "chainID": 1}), "chainID"),
         (party("compute", persistance={}), "persistance"),
         (party("watcher"), "watcher"),
+        (party("watchtower"), "set watchtower.keySecret.name"),
+        (tower(images={"operator": party()["images"]["operator"]}), "set images.watchtower.digest"),
+        (tower("compute", watchtower={"keySecret": {"name": "chain-key"}}), "must not be the party's chain key"),
+        (tower(watchtower={**HOT_KEY, "cap": 0.1}), "cap"),
+        (tower(watchtower={**HOT_KEY, "parties": ["north"]}), "parties"),
+        (tower(cluster={"install": True}), "a release of its own"),
+        (party("compute", compute={"watchtowers": [{"url": "tower:9201", "address": "0x" + "1" * 40}]}), "url"),
+        (party("compute", compute={"watchtowers": [{"url": "http://tower:9201"}]}), "address"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -212,8 +212,8 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def world(anvil: Anvil, directory: pathlib.Path) -> AsyncIterator[World]:
-    """Everything up and ready."""
+async def world(anvil: Anvil, directory: pathlib.Path, *, watchtowers: Sequence[dict[str, str]] = ()) -> AsyncIterator[World]:
+    """Everything up and ready. Servers hand their channels' states to the watchtowers, `{url, address}` each."""
     assert anvil.addresses
     await _furnish(anvil, directory)
     requester_key = account(0)
@@ -225,7 +225,7 @@ async def world(anvil: Anvil, directory: pathlib.Path) -> AsyncIterator[World]:
 
         ahead = [0]
         requester = _requester(anvil, directory, requester_key, connect_store, ahead)
-        servers = [_server(anvil, directory, index, network, ahead) for index in (1, 2, 3)]
+        servers = [_server(anvil, directory, index, network, ahead, watchtowers) for index in (1, 2, 3)]
         made = World(anvil=anvil, requester=requester, servers=servers, network=network, mailbox=service, ahead=ahead)
         try:
             for release in (requester, *servers):
@@ -260,7 +260,9 @@ def _requester(anvil: Anvil, directory: pathlib.Path, key: SigningKey, connect_s
     )
 
 
-def _server(anvil: Anvil, directory: pathlib.Path, index: int, network: Network, ahead: list[int]) -> Release:
+def _server(
+    anvil: Anvil, directory: pathlib.Path, index: int, network: Network, ahead: list[int], watchtowers: Sequence[dict[str, str]]
+) -> Release:
     name, cluster = f"server-{index}", FakeCluster()
     sandboxes = f"{name}-sandboxes"
     for policy in policies.NETWORK:
@@ -277,7 +279,7 @@ def _server(anvil: Anvil, directory: pathlib.Path, index: int, network: Network,
         roles=["compute"],
         sandboxNamespace=sandboxes,
         images={"agent": AGENT_IMAGE},
-        compute={"capacity": 4, "stake": str(10**17), "relayPort": 9001},
+        compute={"capacity": 4, "stake": str(10**17), "relayPort": 9001, "watchtowers": list(watchtowers)},
     )
     release = Release(
         name=name,

@@ -50,6 +50,8 @@ class Network:
         self.by_host: dict[str, ScriptedAgent] = {}
         self.may_exit = asyncio.Event()
         self.may_exit.set()
+        self.may_end = asyncio.Event()  # between the last transfer and the end of a program
+        self.may_end.set()
         self.lose_channel_messages = False
         self.fail: dict[int, str] = {}  # server index -> failure code, instead of computing
 
@@ -197,6 +199,7 @@ class ScriptedAgent:
             return
         await self._network.may_exit.wait()
         links = [await self._talk(peer) for peer in configuration.spec.peers(configuration.index)]
+        await self._network.may_end.wait()
         self.emit("exited", Exit(how="Exited", code=0).document())
         await self._note("Computed")
         if configuration.spec.result.sender == own:

@@ -31,9 +31,14 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ .Release.Name }}-operator
 {{- with .root.Values.images.registry }}{{ trimSuffix "/" . }}/{{ end }}{{ $image.repository }}@{{ $image.digest }}
 {{- end }}
 
-{{/* "true" if this release plays any role. */}}
+{{/* "true" if this release plays a role that needs an operator: every one but the watchtower's. */}}
 {{- define "veilpod.party" -}}
-{{- range $name, $on := .Values.roles }}{{ if $on }}true{{ end }}{{ end }}
+{{- range $name, $on := omit .Values.roles "watchtower" }}{{ if $on }}true{{ end }}{{ end }}
+{{- end }}
+
+{{/* "true" if this release runs anything on chain. */}}
+{{- define "veilpod.onChain" -}}
+{{- include "veilpod.party" . }}{{ if .Values.roles.watchtower }}true{{ end }}
 {{- end }}
 
 {{/* What runs with the store's image: a list of dicts, under "items" because templates return text. */}}
@@ -89,20 +94,30 @@ capabilities: {drop: [ALL]}
 {{/* Refuses what would install but not work, with a sentence that says what to write. Renders nothing. */}}
 {{- define "veilpod.validate" -}}
 {{- $party := include "veilpod.party" . -}}
-{{- if and .Values.cluster.install $party -}}
+{{- $onChain := include "veilpod.onChain" . -}}
+{{- if and .Values.cluster.install $onChain -}}
   {{- fail "the cluster's part is a release of its own: install it once with cluster.install=true and no roles, then each party's release with its roles" -}}
 {{- end -}}
-{{- if not (or .Values.cluster.install $party) -}}
-  {{- fail "nothing to install: set cluster.install=true for the cluster's part, or one of roles.requester, roles.compute, roles.storage, roles.relay for a party's" -}}
+{{- if not (or .Values.cluster.install $onChain) -}}
+  {{- fail "nothing to install: set cluster.install=true for the cluster's part, or one of roles.requester, roles.compute, roles.storage, roles.relay, roles.watchtower for a party's" -}}
 {{- end -}}
-{{- if $party -}}
+{{- if $onChain -}}
   {{- if not .Values.chain.rpcUrl }}{{ fail "set chain.rpcUrl to the JSON-RPC endpoint of your node" }}{{ end -}}
   {{- if not .Values.chain.chainId }}{{ fail "set chain.chainId to the chain's id" }}{{ end -}}
   {{- range $name, $address := .Values.chain.contracts -}}
     {{- if not $address }}{{ fail (printf "set chain.contracts.%s to the contract's address" $name) }}{{ end -}}
   {{- end -}}
-  {{- if not .Values.chain.keySecret.name -}}
-    {{- fail "set chain.keySecret.name to the Secret with this party's chain key; make one with: kubectl create secret generic NAME --from-file=key=FILE" -}}
+{{- end -}}
+{{- if and $party (not .Values.chain.keySecret.name) -}}
+  {{- fail "set chain.keySecret.name to the Secret with this party's chain key; make one with: kubectl create secret generic NAME --from-file=key=FILE" -}}
+{{- end -}}
+{{- if .Values.roles.watchtower -}}
+  {{- $hot := .Values.watchtower.keySecret -}}
+  {{- if not $hot.name -}}
+    {{- fail "set watchtower.keySecret.name to the Secret with the tower's hot key; make one with: kubectl create secret generic NAME --from-file=key=FILE" -}}
+  {{- end -}}
+  {{- if and $party (eq $hot.name .Values.chain.keySecret.name) (eq $hot.key .Values.chain.keySecret.key) -}}
+    {{- fail "watchtower.keySecret must not be the party's chain key: a watchtower never holds the key of a channel" -}}
   {{- end -}}
 {{- end -}}
 {{- end }}

@@ -74,6 +74,11 @@ class Chain:
         return self._sender.pending if self._sender else 0
 
     @property
+    def pending_intents(self) -> frozenset[str]:
+        """What our transactions that are not settled are for."""
+        return self._sender.pending_intents if self._sender else frozenset()
+
+    @property
     def reorgs(self) -> int:
         """How often a confirmed block was not final."""
         return self._heads.reorgs
@@ -136,9 +141,12 @@ async def connect(
     key: SigningKey | None = None,
     depth: int = 1,
     poll_seconds: float = POLL_SECONDS,
+    fee_ceiling: int | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Chain:
     """Connect to a chain; what is read and sent is final `depth` blocks below the newest.
+
+    No transaction of ours bids more than `fee_ceiling` wei per gas.
 
     Raises ChainUnavailable while the RPC is down; InvalidInput with reason WrongChain, ContractMissing or ChainReplaced;
     Refused("SenderActive") when another process sends with this key and state directory.
@@ -156,7 +164,7 @@ async def connect(
         sender = writer = None
         if key is not None:
             outbox = Outbox.open(state_dir, key.address)
-            sender = Sender(rpc, heads, outbox, key, chain_id, clock)
+            sender = Sender(rpc, heads, outbox, key, chain_id, clock, fee_ceiling)
             writer = Writer(sender, reader, heads, addresses)
     except BaseException:
         if outbox is not None:

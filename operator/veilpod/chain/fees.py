@@ -13,6 +13,13 @@ class Fees:
     priority_fee: int
 
 
+def capped(bid: Fees, ceiling: int | None) -> Fees:
+    """Keep a bid at or below what its sender is willing to pay per gas; None for no bound."""
+    if ceiling is None or bid.max_fee <= ceiling:
+        return bid
+    return Fees(max_fee=ceiling, priority_fee=min(bid.priority_fee, ceiling))
+
+
 def suggest(*, base_fee: int, tip: int) -> Fees:
     """Bid so that the base fee may double (six full blocks) before the bid is too low."""
     return Fees(max_fee=2 * base_fee + tip, priority_fee=tip)

@@ -47,13 +47,23 @@ class _Turn:
 class Sender:
     """The one sender of a key. `crank` is called by the owner of `heads` after each look."""
 
-    def __init__(self, rpc: Rpc, heads: Heads, outbox: Outbox, key: SigningKey, chain_id: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        rpc: Rpc,
+        heads: Heads,
+        outbox: Outbox,
+        key: SigningKey,
+        chain_id: int,
+        clock: Callable[[], float],
+        fee_ceiling: int | None = None,
+    ) -> None:
         self._rpc = rpc
         self._heads = heads
         self._outbox = outbox
         self._key = key
         self._chain_id = chain_id
         self._clock = clock
+        self._fee_ceiling = fee_ceiling
         self._sending = asyncio.Lock()
         self._simulator = Simulator(rpc, heads, key.address)
         self._intents: dict[str, _Turn] = {}
@@ -66,6 +76,11 @@ class Sender:
     def pending(self) -> int:
         """How many transactions are not settled."""
         return len(self._outbox.pending)
+
+    @property
+    def pending_intents(self) -> frozenset[str]:
+        """What the transactions that are not settled are for."""
+        return frozenset(entry.intent for entry in self._outbox.pending)
 
     def history(self) -> Sequence[Settled]:
         """Every settled transaction of this key, oldest first: hash, gas used, purpose, block."""
@@ -106,7 +121,7 @@ class Sender:
         """
         await self._simulator.simulate(call)
         gas = await self._simulator.gas(call)
-        bid = await self._simulator.bid()
+        bid = fees.capped(await self._simulator.bid(), self._fee_ceiling)
         async with self._sending:
             outcome = await self._submit(call, gas, bid)
         self._heads.nudge()
@@ -205,7 +220,7 @@ class Sender:
     async def _raise_fee(self, entry: Pending) -> Pending:
         last = entry.attempts[-1]
         bid = fees.raised(fees.Fees(max_fee=last.max_fee, priority_fee=last.priority_fee), await self._simulator.bid())
-        if bid is None:
+        if bid is None or fees.capped(bid, self._fee_ceiling) != bid:
             return entry
         attempt = self._sign(_call(entry), entry.gas, entry.nonce, bid)
         entry = dataclasses.replace(entry, attempts=(*entry.attempts, attempt))

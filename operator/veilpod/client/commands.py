@@ -12,7 +12,7 @@ import yaml
 
 from veilpod.chain.deploy import deploy as deploy_contracts
 from veilpod.chain.rpc import Rpc
-from veilpod.client import chains, datasets, doctor, keyfiles, ladder, results
+from veilpod.client import chains, datasets, doctor, keyfiles, ladder, results, towers
 from veilpod.client import status as statuses
 from veilpod.client.chains import ChainOptions
 from veilpod.client.kubectl import Kubectl
@@ -189,6 +189,12 @@ async def nodes(*, kubectl: Kubectl, chain: ChainOptions) -> Answer:
         for n in value
     ]
     return Answer(value=value, lines=statuses.table(rows))
+
+
+async def guards(*, url: str | None, kubectl: Kubectl, release: str | None) -> Answer:
+    """Show what a watchtower guards."""
+    found = await towers.overview(kubectl, url=url, release=release)
+    return Answer(value=found, lines=towers.lines(found), good=not found.get("problem"))
 
 
 async def examine(kubectl: Kubectl, *, image: str | None, runtime_classes: Sequence[str]) -> Answer:

@@ -34,6 +34,13 @@ async def store_pod(kubectl: Kubectl, component: str, *, release: str | None) ->
     return f"pod/{_one(pods, f'{component} (a release with the role {role})', release)}"
 
 
+async def tower_pod(kubectl: Kubectl, *, release: str | None) -> str:
+    """The pod of the one watchtower in the namespace. Raises InvalidInput when there is none, or more than one."""
+    labels = {_NAME: "veilpod", _COMPONENT: "watchtower"} | ({_INSTANCE: release} if release else {})
+    pods = [pod["metadata"]["name"] for pod in await kubectl.list_all("pods", labels=labels)]
+    return f"pod/{_one(pods, 'watchtower (a release with the role watchtower)', release)}"
+
+
 async def chain_choice(kubectl: Kubectl, *, release: str | None) -> ChainChoice:
     """The chain that the release in the namespace uses, from its operator's configuration."""
     labels = {_NAME: "veilpod", _COMPONENT: "operator"} | ({_INSTANCE: release} if release else {})

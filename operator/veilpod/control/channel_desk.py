@@ -12,7 +12,7 @@ from typing import Any
 
 from veilpod.chain.journal import Journal
 from veilpod.core.channel.machine import Covered, Effects, Finished, Machine, Party, Persist, Send, Violated
-from veilpod.core.channel.records import Signed
+from veilpod.core.channel.records import Signed, StateRecord
 from veilpod.core.channel.rules import Link
 from veilpod.core.channel.state import ChannelState
 from veilpod.core.ids import ChannelId, ServerIndex
@@ -36,15 +36,25 @@ class Line:
 
 
 Call = Callable[[str, str, dict[str, Any]], Awaitable[None]]  # (assignment, command, args) to our agent
+OnAgreed = Callable[[Line, Signed], None]  # must return at once
 FindLine = Callable[[str, ServerIndex], Awaitable[Line]]
 
 
 class ChannelDesk:
     """Every channel machine of this release."""
 
-    def __init__(self, *, journal: Journal, key: SigningKey, find_line: FindLine, call: Call, on_final: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        key: SigningKey,
+        find_line: FindLine,
+        call: Call,
+        on_final: Callable[[str], None],
+        on_agreed: OnAgreed = lambda _line, _signed: None,
+    ) -> None:
         self._journal, self._key = journal, key
-        self._find_line, self._call, self._on_final = find_line, call, on_final
+        self._find_line, self._call, self._on_final, self._on_agreed = find_line, call, on_final, on_agreed
         self._lines: dict[tuple[str, ServerIndex], Line] = {}
         self._machines: dict[ChannelId, Machine] = {}
         self._turns: dict[ChannelId, asyncio.Lock] = {}
@@ -108,6 +118,8 @@ class ChannelDesk:
         match effect:
             case Persist(record=record):
                 await self._journal.write(record)
+                if isinstance(record, StateRecord) and record.signed.complete:
+                    self._on_agreed(line, record.signed)
             case Send(payload=payload):
                 await self._tell(line, "channel", {"peer": int(line.peer), "payload": payload})
             case Covered(received_by_a=by_a, received_by_b=by_b):

@@ -9,15 +9,17 @@ from veilpod.control import status
 from veilpod.control.channel_desk import ChannelDesk
 from veilpod.control.compute_view import ChannelObject, View, parse_channel
 from veilpod.control.context import Context
+from veilpod.control.watchtowers import Watchtowers
 from veilpod.core.canonical import to_hex
 from veilpod.core.channel import dispute
-from veilpod.core.entities import ChainChannel
+from veilpod.core.entities import ChainChannel, ChannelPhase
+from veilpod.core.guard import Place
 from veilpod.core.ids import ChannelId
 from veilpod.core.kinds import STATE_CHANNELS
 from veilpod.core.task import plan as do
 from veilpod.core.task.decide import decide_channel
 from veilpod.core.task.plan import Effect, Plan
-from veilpod.core.task.snapshot import ChannelSnapshot, Unknown
+from veilpod.core.task.snapshot import ChannelSnapshot, Seen, Unknown
 from veilpod.errors import ChainRejected, Transient
 
 log = logging.getLogger(__name__)
@@ -27,8 +29,8 @@ ROUNDS = 6
 class Channels:
     """Reconciles StateChannels."""
 
-    def __init__(self, context: Context, *, view: View, desk: ChannelDesk, journal: Journal) -> None:
-        self._context, self._view, self._desk, self._journal = context, view, desk, journal
+    def __init__(self, context: Context, *, view: View, desk: ChannelDesk, journal: Journal, towers: Watchtowers) -> None:
+        self._context, self._view, self._desk, self._journal, self._towers = context, view, desk, journal, towers
         self._assignments: dict[ChannelId, str] = {}
         self._names: dict[str, set[str]] = {}
 
@@ -51,6 +53,7 @@ class Channels:
             self._assignments[channel.channel] = channel.assignment
             self._names.setdefault(channel.assignment, set()).add(name)
             snapshot = await self._view.observe_channel(body, channel, self._desk)
+            self._guard(channel, snapshot.chain)
             plan = decide_channel(snapshot, self._context.clock())
             if not plan.effects or plan.effects == before:
                 await self._write(body, channel, snapshot, plan)
@@ -63,6 +66,16 @@ class Channels:
                 return None
             before = plan.effects
         return 1.0
+
+    def _guard(self, channel: ChannelObject, chain: Seen[ChainChannel]) -> None:
+        """What the towers may not know yet: after a restart, or when a tower was configured later than the channel."""
+        newest = self._desk.newest(channel.channel)
+        if isinstance(chain, Unknown) or newest is None or newest.state.epoch != chain.epoch:
+            return
+        if chain.phase is ChannelPhase.CLOSED:
+            self._towers.forget(channel.channel)
+        else:
+            self._towers.offer(Place(a=channel.a, b=channel.b, terms=channel.terms), newest)
 
     async def _perform(self, effect: Effect, body: dict[str, Any], channel: ChannelObject, s: ChannelSnapshot) -> None:
         match effect:
@@ -120,5 +133,8 @@ class Channels:
         elif not isinstance(s.chain, Unknown):
             fields = {"epoch": s.chain.epoch, "sequence": s.chain.sequence}
             fields |= {"balanceA": str(s.chain.balance_a), "balanceB": str(s.chain.balance_b)}
+        guarded = self._towers.held(channel.channel)
+        if guarded is not None and newest is not None:
+            fields["guardedSequence"] = max(0, guarded - (newest.state.version - newest.state.sequence))
         phase = None if isinstance(s.chain, Unknown) else s.chain.phase.name.capitalize()
         await status.write(self._context, STATE_CHANNELS, body, plan, fields, phase=phase)

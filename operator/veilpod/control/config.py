@@ -9,8 +9,10 @@ from typing import Any
 
 import yaml
 
+from veilpod.core.canonical import from_hex
 from veilpod.core.ids import Address
-from veilpod.errors import InvalidInput
+from veilpod.core.keys import checksum_address
+from veilpod.errors import InvalidInput, ProtocolViolation
 
 ROLES = ("requester", "compute", "storage", "relay")
 
@@ -28,6 +30,14 @@ class ChainConfig:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class WatchtowerConfig:
+    """A watchtower that guards this release's channels: where it is, and the account that signs its receipts."""
+
+    url: str
+    address: Address
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ComputeConfig:
     """What this release offers as a computing server."""
 
@@ -35,6 +45,7 @@ class ComputeConfig:
     stake: int = 0  # wei kept deposited in TaskScheduler
     relay_port: int = 9001  # the one port a sandbox may dial, on relays
     canaries: tuple[str, ...] = ()  # "ip:port" that netguard must find blocked; the SandboxClass may add more
+    watchtowers: tuple[WatchtowerConfig, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +101,7 @@ def parse(document: Any) -> Config:
             stake=compute.number("stake", 0),
             relay_port=compute.number("relayPort", 9001),
             canaries=tuple(compute.strings("canaries", ())),
+            watchtowers=tuple(_watchtower(item) for item in compute.items("watchtowers")),
         ),
         store_service=top.nested_text("storage", "storeService"),
         mailbox_service=top.nested_text("requester", "mailboxService"),
@@ -105,9 +117,23 @@ def parse(document: Any) -> Config:
     return config
 
 
+def _watchtower(value: Any) -> WatchtowerConfig:
+    section = _Section(value, "compute.watchtowers")
+    url, address = section.text("url"), section.text("address")
+    section.done()
+    if not url.startswith(("http://", "https://")):
+        raise InvalidInput("InvalidConfig", f"compute.watchtowers: {url!r} must begin with http:// or https://")
+    try:
+        return WatchtowerConfig(url=url, address=checksum_address(from_hex(address.lower(), 20)))
+    except ProtocolViolation as error:
+        raise InvalidInput("InvalidConfig", f"compute.watchtowers: an address is 0x and 40 hex digits, not {address!r}") from error
+
+
 def _check(config: Config) -> None:
     if unknown := sorted(set(config.roles) - set(ROLES)):
         raise InvalidInput("InvalidConfig", f"unknown role {unknown[0]!r}: roles are {', '.join(ROLES)}")
+    if len({tower.address for tower in config.compute.watchtowers}) != len(config.compute.watchtowers):
+        raise InvalidInput("InvalidConfig", "compute.watchtowers names one address twice: two towers have two keys")
     if not config.roles:
         raise InvalidInput("InvalidConfig", "roles is empty: name at least one of " + ", ".join(ROLES))
     needs = {
@@ -156,6 +182,12 @@ class _Section:
         if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
             raise InvalidInput("InvalidConfig", f"{self._name}: {key} must be a list of strings")
         return list(value)
+
+    def items(self, key: str) -> list[Any]:
+        value = self.take(key, [])
+        if not isinstance(value, list):
+            raise InvalidInput("InvalidConfig", f"{self._name}: {key} must be a list")
+        return value
 
     def mapping(self, key: str) -> dict[str, Any]:
         value = self.take(key, {})

@@ -21,6 +21,12 @@ class Metrics:
         self.orphans = self._counter("veilpod_orphans_total", "Orphans that the sweep found.", "kind")
         self.chain_head = self._gauge("veilpod_chain_head_age_seconds", "Age of the newest block that was seen.")
         self.loop_lag = self._gauge("veilpod_event_loop_lag_seconds", "How late the event loop wakes.")
+        self.guard_lag = self._gauge(
+            "veilpod_guard_lag_versions", "Newest co-signed state minus what the watchtower holds, at worst.", "tower"
+        )
+        self.guard_waiting = self._gauge("veilpod_guard_waiting_seconds", "How long a state has waited for this watchtower.", "tower")
+        self.guard_receipts = self._counter("veilpod_guard_receipts_total", "Receipts of a watchtower.", "tower")
+        self.guard_refusals = self._counter("veilpod_guard_refusals_total", "States that a watchtower did not take.", "tower", "reason")
         self.status_writes = self._counter("veilpod_status_writes_total", "Status patches sent.", "kind")
 
     def _gauge(self, name: str, text: str, *labels: str) -> prometheus_client.Gauge:

@@ -1,4 +1,4 @@
-"""EIP-712 digests of everything that a contract checks a signature over. One word per field: every type here is flat.
+"""EIP-712 digests of what a contract checks a signature over, and of watchtowers' receipts. One word per field: every type here is flat.
 
 The domain is that of contracts/src/lib/Domain.sol: name "Veilpod", version "1", the chain and the contract. A channel update is the hot
 path, so the digests are written out by hand; tests compare each with eth-account.
@@ -17,6 +17,8 @@ CLOSE_TYPE = "Close(bytes32 channelId,uint56 version,uint80 balanceA,uint80 bala
 OPEN_TYPE = "Open(bytes32 channelId,uint16 epoch,uint80 depositA,uint80 depositB,uint256 deadline)"
 SANDBOX_KEY_TYPE = "SandboxKey(bytes32 taskId,address key,bytes32 statementsHash)"
 RESULT_TYPE = "Result(bytes32 taskId,bytes32 resultHash)"
+
+GUARD_TYPE = "Guard(bytes32 channelId,uint56 version,bytes32 stateHash,uint64 until)"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,11 @@ def sandbox_key_digest(domain: Domain, task: TaskId, *, key: Address, statements
 def result_digest(domain: Domain, task: TaskId, *, result_hash: bytes) -> bytes:
     """Digest what the task key signs for `complete`. 32 bytes."""
     return _digest(domain, RESULT_TYPE, task, result_hash)
+
+
+def guard_digest(domain: Domain, channel: ChannelId, *, version: int, state_hash: bytes, until: int) -> bytes:
+    """Digest what a watchtower signs: which state it holds, and until when (unix seconds). No contract checks it. 32 bytes."""
+    return _digest(domain, GUARD_TYPE, channel, _uint(version, 56), state_hash, _uint(until, 64))
 
 
 def statements_hash(digests: Sequence[bytes]) -> bytes:

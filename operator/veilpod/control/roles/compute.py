@@ -11,7 +11,7 @@ from typing import Any
 from veilpod.chain.journal import Journal
 from veilpod.control import status
 from veilpod.control.agent_links import AgentLinks
-from veilpod.control.channel_desk import ChannelDesk
+from veilpod.control.channel_desk import ChannelDesk, Line
 from veilpod.control.compute_channels import Channels
 from veilpod.control.compute_effects import Effects
 from veilpod.control.compute_sweep import TASKS, Sweep, task_key
@@ -20,9 +20,12 @@ from veilpod.control.context import Context
 from veilpod.control.facts_store import FactsStore
 from veilpod.control.nodes import ensure_node, keep_alive
 from veilpod.control.role import Key
+from veilpod.control.watchtowers import Watchtowers
 from veilpod.core.canonical import to_hex
+from veilpod.core.channel.records import Signed
 from veilpod.core.entities import ChainEvent
 from veilpod.core.entities import Role as NodeRole
+from veilpod.core.guard import Place
 from veilpod.core.ids import ChannelId, ServerIndex, TaskId
 from veilpod.core.kinds import PODS, STATE_CHANNELS, TASK_ASSIGNMENTS
 from veilpod.core.task import plan as do
@@ -31,6 +34,7 @@ from veilpod.core.task.decide import decide_assignment
 from veilpod.core.task.facts import Facts, Failure
 from veilpod.core.task.plan import Effect, Plan
 from veilpod.core.task.snapshot import ServerSnapshot, Unknown
+from veilpod.core.task.spec import channel_terms
 from veilpod.errors import ChainRejected, PeerUnavailable, ProtocolViolation, Refused, Terminal, Transient
 from veilpod.net import demonstration
 
@@ -57,11 +61,19 @@ class ComputeRole:
         self._journal = Journal.open(state / "channels")
         self._links = AgentLinks(context, on_event=self._on_event, on_change=self._wake)
         self._view = View(context, self._facts, self._links)
+        self._towers = Watchtowers(
+            context.config.compute.watchtowers, domain=self._view.domain, directory=state / "receipts", metrics=context.metrics
+        )
         self._desk = ChannelDesk(
-            journal=self._journal, key=context.key, find_line=self._view.line, call=self._call_agent, on_final=self._wake
+            journal=self._journal,
+            key=context.key,
+            find_line=self._view.line,
+            call=self._call_agent,
+            on_final=self._wake,
+            on_agreed=self._guard,
         )
         self._effects = Effects(context, facts=self._facts, links=self._links, desk=self._desk, view=self._view)
-        self._channels = Channels(context, view=self._view, desk=self._desk, journal=self._journal)
+        self._channels = Channels(context, view=self._view, desk=self._desk, journal=self._journal, towers=self._towers)
         self._of_task: dict[TaskId, str] = {}
         self._sweep: Sweep
 
@@ -79,6 +91,8 @@ class ComputeRole:
         self._context.tasks.start("compute.heartbeat", lambda: keep_alive(self._context, node))
         self._context.tasks.start("compute.pods", self._watch_pods)
         self._context.tasks.start("compute.channels", self._desk.repeat)
+        for number, lane in enumerate(self._towers.lanes):
+            self._context.tasks.start(f"compute.watchtower.{number}", lane.run)
 
     async def stop(self) -> None:
         self._journal.close()
@@ -104,6 +118,9 @@ class ComputeRole:
 
     def _wake(self, name: str) -> None:
         self._context.enqueue(Key(kind=TASK_ASSIGNMENTS.plural, name=name))
+
+    def _guard(self, line: Line, signed: Signed) -> None:
+        self._towers.offer(Place(a=line.link.a, b=line.link.b, terms=channel_terms(line.link.task)), signed)
 
     async def _watch_pods(self) -> None:
         namespace, labels = self._context.config.sandbox_namespace, {"veilpod.dev/component": "sandbox"}

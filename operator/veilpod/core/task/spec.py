@@ -53,6 +53,7 @@ TOPOLOGIES = frozenset({"None", "Star", "Mesh"})
 RELAY_POLICIES = frozenset({"Any", "InCluster"})
 NATIVE = Address("0x" + "0" * 40)
 CHALLENGE_SECONDS = 3600
+PENALTY_BPS = 1000  # of what a channel holds; who never signs past a lost message cannot be fined (docs/protocol/channels.md)
 _MAX_WEI = (1 << 96) - 1
 
 
@@ -131,9 +132,9 @@ def make_terms(spec: TaskSpec, *, now: int, stake: int) -> Terms:
 
 
 def channel_terms(task: TaskId) -> ChannelTerms:
-    """The terms of every channel of a task: its own lane, the chain's coin, one hour to answer a challenge."""
+    """The terms of every channel of a task: its own lane, the chain's coin, an hour to answer a challenge, a tenth at stake in one."""
     lane = int.from_bytes(task, "big") & ((1 << 48) - 1)
-    return ChannelTerms(asset=NATIVE, lane=lane, challenge_period=CHALLENGE_SECONDS, penalty_bps=0)
+    return ChannelTerms(asset=NATIVE, lane=lane, challenge_period=CHALLENGE_SECONDS, penalty_bps=PENALTY_BPS)
 
 
 def task_id(requester: Address, uid: str) -> TaskId:

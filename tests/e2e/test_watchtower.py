@@ -1,0 +1,237 @@
+"""A watchtower on a real cluster: every operator is away, a server publishes old states of its channels, and does not get away with it."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import pathlib
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from demo import chain, images, install, parties
+from demo.parties import SERVERS, Party
+from demo.stage import Stage
+from web3 import Web3
+
+from tests.support import playing
+from veilpod.chain import Addresses, Chain, connect
+from veilpod.chain.journal import Journal
+from veilpod.core.canonical import from_hex
+from veilpod.core.channel.records import Signed, StateRecord
+from veilpod.core.entities import ChannelTerms
+from veilpod.core.guard import Place
+from veilpod.core.ids import Address, ChannelId
+from veilpod.core.keys import SigningKey, signing_key
+
+pytestmark = pytest.mark.e2e
+
+TOWER = Party(name="tower", role="watchtower")
+BLOCKS = 5  # of one second: seen one block later, sent, mined
+_READ = (
+    "import base64,json,pathlib;"
+    "files=pathlib.Path('/var/lib/veilpod/channels').glob('*.journal');"
+    "print(json.dumps({file.name:base64.b64encode(file.read_bytes()).decode() for file in files}))"
+)
+
+
+@pytest.fixture(scope="module")
+def tower(stage: Stage) -> Iterator[None]:
+    """A stranger's watchtower, and three servers that use it."""
+    references = stage.references | images.deliver(stage.cluster, "", [images.watchtower()])
+    if not TOWER.key_file.exists():
+        subprocess.run(
+            [str(parties.ROOT / ".venv/bin/veilpod"), "keys", "new", "chain", str(TOWER.key_file)], check=True, capture_output=True
+        )
+    with chain.reachable(stage.cluster) as web3:
+        sent = web3.eth.send_transaction({"from": web3.eth.accounts[0], "to": Web3.to_checksum_address(TOWER.address), "value": 10**18})  # type: ignore[typeddict-item]
+        web3.eth.wait_for_transaction_receipt(sent, timeout=30)
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "hot-key", "namespace": TOWER.name},
+        "data": {"key": base64.b64encode(TOWER.key_file.read_bytes()).decode()},
+    }
+    namespace = {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": TOWER.name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+    }
+    stage.cluster.apply(namespace, secret)
+    values = install.values(TOWER, references, stage.contracts)
+    repository, _, digest = references["watchtower"].rpartition("/")[2].partition("@")
+    values["images"]["watchtower"] = {"repository": repository, "digest": digest}
+    values["watchtower"] = {"keySecret": {"name": "hot-key"}, "size": "64Mi"}
+    install._helm(stage.cluster, TOWER.name, TOWER.name, values)
+    stage.cluster.kubectl("rollout", "status", f"deployment/{TOWER.name}-watchtower", "-n", TOWER.name, "--timeout=240s")
+    use_tower(stage, [{"url": f"http://{TOWER.name}-watchtower.{TOWER.name}.svc:9201", "address": TOWER.address}])
+    try:
+        yield
+    finally:
+        use_tower(stage, [])
+        stage.cluster.run("helm", "uninstall", TOWER.name, "-n", TOWER.name)
+        stage.cluster.kubectl("delete", "namespace", TOWER.name, "--wait=false")
+
+
+def use_tower(stage: Stage, watchtowers: list[dict[str, str]]) -> None:
+    for server in SERVERS:
+        values = install.values(server, stage.references, stage.contracts)
+        values["compute"] |= {"watchtowers": watchtowers}
+        install._helm(stage.cluster, server.name, server.name, values)
+    for server in SERVERS:
+        stage.cluster.kubectl("rollout", "status", f"deployment/{server.name}-operator", "-n", server.name, "--timeout=240s")
+
+
+def guards(stage: Stage, task: str) -> dict[str, dict[str, Any]]:
+    """What the tower says it guards of a task's channels, by channel, asked as its owner would."""
+    answer = stage.cluster.run("veilpod", "watchtower", "guards", "-n", TOWER.name, "--output", "json")
+    objects = [item["spec"] for server in SERVERS for item in stage.cluster.get("statechannel", "-n", server.name)["items"]]
+    channels = {spec["channelId"] for spec in objects if spec["assignment"].startswith(f"ta-{task[2:18]}-")}
+    return {guard["channelId"]: guard for guard in json.loads(answer)["guards"] if guard["channelId"] in channels}
+
+
+@contextlib.contextmanager
+def everybody_away(stage: Stage) -> Iterator[None]:
+    """No operator of a computing server runs while the body does."""
+    for server in SERVERS:
+        stage.cluster.kubectl("scale", f"deployment/{server.name}-operator", "-n", server.name, "--replicas=0")
+    try:
+        operators = ("-l", "veilpod.dev/component=operator")
+        playing.until(
+            lambda: not any(stage.cluster.get("pods", *operators, "-n", s.name)["items"] for s in SERVERS), "every operator is gone"
+        )
+        yield
+    finally:
+        for server in SERVERS:
+            stage.cluster.kubectl("scale", f"deployment/{server.name}-operator", "-n", server.name, "--replicas=1")
+        for server in SERVERS:
+            stage.cluster.kubectl("rollout", "status", f"deployment/{server.name}-operator", "-n", server.name, "--timeout=240s")
+
+
+def signed_by(stage: Stage, server: Party, channel: str, directory: pathlib.Path) -> list[Signed]:
+    """Every complete state of a channel in a server's journal, oldest first."""
+    text = stage.cluster.kubectl("exec", f"deployment/{server.name}-operator", "-n", server.name, "--", "python3", "-c", _READ)
+    directory.mkdir(parents=True)
+    for name, content in json.loads(text).items():
+        (directory / name).write_bytes(base64.b64decode(content))
+    journal = Journal.open(directory)
+    try:
+        records = journal.records(ChannelId(from_hex(channel, 32)))
+    finally:
+        journal.close()
+    states = [record.signed for record in records if isinstance(record, StateRecord) and record.signed.complete]
+    return sorted(states, key=lambda signed: signed.state.version)
+
+
+def place_of(stage: Stage, server: Party, channel: str) -> Place:
+    (spec,) = [
+        item["spec"] for item in stage.cluster.get("statechannel", "-n", server.name)["items"] if item["spec"]["channelId"] == channel
+    ]
+    terms = ChannelTerms(asset=spec["asset"], lane=spec["lane"], challenge_period=spec["challengePeriod"], penalty_bps=spec["penaltyBps"])
+    return Place(a=spec["a"], b=spec["b"], terms=terms)
+
+
+@contextlib.asynccontextmanager
+async def by_hand(url: str, stage: Stage, key: SigningKey, directory: pathlib.Path) -> AsyncIterator[Chain]:
+    """A party's own connection, beside every operator."""
+    names = ("registry", "scheduler", "channels")
+    addresses = Addresses(**{name: Address(stage.contracts[name]) for name in names})
+    async with await connect(url, chain_id=chain.CHAIN_ID, addresses=addresses, state_dir=directory, key=key, depth=0) as link:
+        yield link
+
+
+async def challenge(url: str, stage: Stage, key: SigningKey, place: Place, old: Signed, directory: pathlib.Path) -> None:
+    """What a cheater does."""
+    async with by_hand(url, stage, key, directory) as link:
+        peers = old.signature_b if place.a == key.address else old.signature_a
+        await link.writer.challenge(place.a, place.b, place.terms, old.state, peers)
+
+
+async def finalize(url: str, stage: Stage, key: SigningKey, place: Place, directory: pathlib.Path) -> None:
+    async with by_hand(url, stage, key, directory) as link:
+        await link.writer.finalize(place.a, place.b, place.terms)
+
+
+def of(events: list[dict[str, Any]], name: str, channel: str) -> list[dict[str, Any]]:
+    return [event for event in events if event["name"] == name and bytes(event["args"]["channelId"]).hex() == channel.removeprefix("0x")]
+
+
+@pytest.mark.usefixtures("tower")
+def test_old_states_published_while_every_operator_is_away_are_answered_and_the_cheater_pays(stage: Stage, tmp_path: pathlib.Path) -> None:
+    by_address = {server.address: server for server in SERVERS}
+    roles = [
+        {"name": "hub", "replicas": 1, "args": ["aggregate", "--rounds", "100000"]},  # it computes until it is stopped
+        {"name": "site", "replicas": 2, "args": ["train"]},
+    ]
+    with chain.reachable(stage.cluster) as web3:
+        url = chain.url(web3)
+        first = web3.eth.block_number
+        playing.start(stage, "watched", roles=roles)
+        playing.reached(stage, "watched", "InputsVerified")
+        task = stage.cluster.get("ct", "watched", "-n", parties.REQUESTER.name)["status"]["taskId"]
+        playing.until(
+            lambda: len([g for g in guards(stage, task).values() if g["sequence"] >= 3]) == 2,
+            "the tower guards three states of each channel",
+        )
+
+        # What each cheater has on its disk, while there is still a pod to read it from.
+        cheats = {}
+        for channel, guard in guards(stage, task).items():
+            cheater = by_address[guard["a"]]
+            old = signed_by(stage, cheater, channel, tmp_path / channel)[0]
+            cheats[channel] = (signing_key(cheater.key_file.read_text()), place_of(stage, cheater, channel), old)
+
+        with everybody_away(stage):
+            newest = guards(stage, task)
+            plain, killed = sorted(cheats)
+            for channel in (plain, killed):
+                key, place, old = cheats[channel]
+                assert old.state.sequence <= newest[channel]["sequence"] - 2
+                asyncio.run(challenge(url, stage, key, place, old, tmp_path / f"cheater-{channel}"))
+                if channel == killed:
+                    kill = "delete pod --grace-period=0 --force --wait=false -l veilpod.dev/component=watchtower -n"
+                    stage.cluster.kubectl(*kill.split(), TOWER.name)
+
+                def answers(channel: str = channel) -> list[dict[str, Any]]:
+                    return of(playing.ledger(stage, web3, first).events("channels"), "Responded", channel)
+
+                playing.until(lambda answers=answers: bool(answers()), "the tower answers", timeout=120)
+                (answer,) = answers()
+                assert answer["args"]["version"] == newest[channel]["version"]
+                if channel == plain:
+                    (challenged,) = of(playing.ledger(stage, web3, first).events("channels"), "Challenged", channel)
+                    assert answer["block"] - challenged["block"] <= BLOCKS
+
+            stage.cluster.kubectl("rollout", "status", f"deployment/{TOWER.name}-watchtower", "-n", TOWER.name, "--timeout=240s")
+            playing.until(lambda: all(guard["lastAnswer"] for guard in guards(stage, task).values()), "it says what it answered")
+            mine = [t for t in playing.ledger(stage, web3, first).transactions() if str(t["sender"]).lower() == TOWER.address.lower()]
+            assert [(t["function"], t["ok"]) for t in mine] == [("respond", True)] * 2, "once each, and nothing else"
+
+            playing.pass_time(stage, web3, 3601)
+            for channel, (key, place, old) in cheats.items():
+                asyncio.run(finalize(url, stage, key, place, tmp_path / f"cheater-{channel}"))
+                (closed,) = of(playing.ledger(stage, web3, first).events("channels"), "Closed", channel)
+                total, owned = old.state.total, balance_of_a(web3, stage, answered_in(web3, stage, first, channel))
+                fine = min(total * place.terms.penalty_bps // 10_000, owned)
+                assert fine > 0, "a server that cheats pays a fine"
+                assert closed["args"]["version"] == newest[channel]["version"]
+                assert (closed["args"]["paidA"], closed["args"]["paidB"]) == (owned - fine, total - owned + fine)
+        assert playing.ledger(stage, web3, first).balances()["equation"]["holds"]
+    playing.forget(stage, "watched")
+    playing.until(lambda: playing.sandbox_pods(stage) == [], "no sandbox is left")
+
+
+def answered_in(web3: Web3, stage: Stage, first: int, channel: str) -> int:
+    (answer,) = of(playing.ledger(stage, web3, first).events("channels"), "Responded", channel)
+    return int(answer["block"])
+
+
+def balance_of_a(web3: Web3, stage: Stage, block: int) -> int:
+    """What the state that was answered with gives a, from the transaction itself."""
+    contract = web3.eth.contract(address=Web3.to_checksum_address(stage.contracts["channels"]), abi=chain.artifacts()["ChannelManager"])
+    for transaction in web3.eth.get_block(block, full_transactions=True)["transactions"]:
+        if not isinstance(transaction, bytes) and str(transaction["from"]).lower() == TOWER.address.lower():
+            _, arguments = contract.decode_function_input(transaction["input"])
+            return int(arguments["state"]["balanceA"])
+    raise AssertionError(f"no answer in block {block}")
