@@ -93,17 +93,18 @@ class RecordFile:
             raise
         return cls(path, descriptor), records
 
-    def append(self, record: bytes) -> None:
-        """Append a record. When this returns, it is on the disk.
+    def append(self, *records: bytes) -> None:
+        """Append records, in order. When this returns, they are on the disk; a crash before that leaves some first ones of them.
 
         Raises OSError; then the file takes no more records until it is opened again.
         """
-        if not 0 < len(record) <= MAX_RECORD:
-            raise ValueError(f"a record of {len(record)} bytes")
+        for record in records:
+            if not 0 < len(record) <= MAX_RECORD:
+                raise ValueError(f"a record of {len(record)} bytes")
         if self._descriptor < 0:
             raise OSError(f"{self._path.name} is closed: an earlier append failed, or close was called")
         try:
-            _write_all(self._descriptor, _frame(record))
+            _write_all(self._descriptor, b"".join(map(_frame, records)))
             os.fdatasync(self._descriptor)
         except BaseException:
             self.close()  # after a failed fsync nobody knows what is on the disk: only opening again tells
