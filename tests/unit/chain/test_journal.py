@@ -89,9 +89,10 @@ def test_whatever_byte_a_crash_cuts_at_nothing_given_away_is_lost_and_no_version
         if agreed:
             assert newest.state.version >= agreed[-1].state.version
 
-        effects = list(revived.next_message())
-        for receipt in later:
+        effects = []
+        for receipt in later:  # before anything is said again: a version that was forgotten would be another state now
             effects += revived.on_receipt(receipt)
+        effects += revived.next_message()
         effects += revived.finalise()
         tempted = machine(party, journal.records(CHANNEL))
         for payload in temptations if party is Party.B else ():
