@@ -3,7 +3,7 @@ import contextlib
 
 import pytest
 from tests.chain.test_task_life import register, request
-from tests.support.anvil import caught_up, eventually
+from tests.support.anvil import account, caught_up, eventually
 
 from veilpod.chain import follower as follower_module
 from veilpod.core.entities import Role, TaskPhase
@@ -117,6 +117,74 @@ async def test_a_reorganisation_is_replayed_from_the_fork(anvil, open_chain, lis
     anvil.mine()
     await eventually(lambda: ("Requested", task) in listener.heard)
     assert await phase() is TaskPhase.REQUESTED
+
+
+async def _view(chain, tasks, node):
+    """What the chain is for an operator: tasks, who is on it, and what is locked."""
+    return (
+        [await chain.reader.task(task) for task in tasks],
+        await chain.reader.tasks_of(node),
+        await chain.reader.directory(Role(31)),
+        await chain.reader.stake_of(account(1).address),
+    )
+
+
+@pytest.mark.parametrize("confirmations", [0, 3])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+async def test_after_a_reorganisation_everybody_sees_the_same(anvil, open_chain, listen, depth, confirmations):
+    """One follower stays, one was away meanwhile and one is new: other blocks, transactions that are gone, moved and come back."""
+    server, requester = await open_chain(1), await open_chain(0)
+    stays = await open_chain(state="stays", depth=confirmations)
+    away = await open_chain(state="away", depth=confirmations)
+    heard, heard_away = listen(stays), listen(away)
+    node = await register(server, anvil.addresses, roles=Role.COMPUTE, capacity=9)
+    await server.writer.deposit_stake(10**18)
+    anvil.mine(4)
+    tasks = [(await request(requester, servers=1, salt=bytes([number])))[1] for number in range(3)]
+    await requester.writer.assign(tasks[0], [node], [])
+    anvil.mine(confirmations)
+    await eventually(lambda: ("Assigned", tasks[0]) in heard.heard and ("Assigned", tasks[0]) in heard_away.heard)
+    await heard_away.stop()
+    await away.close()
+    await requester.close()  # it would send again what vanished, which is its own test
+
+    lost = [line.hash for line in requester.history()[-depth:]]
+    raw = [anvil.rpc("eth_getRawTransactionByHash", transaction) for transaction in lost]
+    if confirmations:
+        anvil.rpc("anvil_rollback", confirmations)
+    anvil.rpc("evm_setAutomine", False)
+    anvil.rpc("anvil_reorg", depth, [])
+    anvil.rpc("anvil_dropAllTransactions")
+    anvil.mine(confirmations + 1)
+    await caught_up(stays, anvil)
+    heard.heard.clear()
+    for transaction in raw[: depth - 1]:  # the last one stays lost
+        anvil.rpc("eth_sendRawTransaction", transaction)
+    anvil.mine(confirmations + 1)
+
+    new = await open_chain(state="new", depth=confirmations)
+    away = await open_chain(state="away", depth=confirmations)
+    told = listen(away)
+    for chain in (stays, away):
+        await caught_up(chain, anvil)
+    truth = await _view(new, tasks, node)
+    assert truth == await _view(stays, tasks, node) == await _view(away, tasks, node)
+    assert truth[0][0].phase is TaskPhase.REQUESTED  # its assignment was the last transaction
+    again = {("Requested", task) for task, found in zip(tasks, truth[0], strict=True) if found.phase is not TaskPhase.NONE}
+    await eventually(lambda: len(again & set(heard.heard)) >= depth - 1 and len(again & set(told.heard)) >= depth - 1)
+
+
+async def test_a_reorganisation_above_what_is_confirmed_is_nobodys_business(anvil, open_chain, listen):
+    chain, writer = await open_chain(state="s", depth=3), await open_chain(2)
+    _, task = await request(writer, servers=1)
+    anvil.mine(3)
+    await caught_up(chain, anvil)
+    for depth in (1, 2, 3):
+        anvil.rpc("anvil_reorg", depth, [])
+        anvil.mine()
+        await caught_up(chain, anvil)
+        assert (await chain.reader.task(task)).phase is TaskPhase.REQUESTED
+    assert chain.reorgs == 0
 
 
 async def test_only_confirmed_blocks_are_read(anvil, open_chain, listen):

@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 
 from veilpod.chain import contracts
@@ -23,6 +23,7 @@ from veilpod.chain.outbox import Outbox, Settled
 from veilpod.chain.reader import Reader
 from veilpod.chain.rpc import Rpc
 from veilpod.chain.sender import Sender
+from veilpod.chain.witness import Witness
 from veilpod.chain.writer import Writer
 from veilpod.core.keys import SigningKey, checksum_address
 from veilpod.errors import InvalidInput, Terminal, VeilpodError
@@ -77,6 +78,21 @@ class Chain:
     def reorgs(self) -> int:
         """How often a confirmed block was not final."""
         return self._heads.reorgs
+
+    @property
+    def disagreement(self) -> str | None:
+        """What our RPC endpoint and the second one differ in, lately."""
+        return self._rpc.witness.disagreement if self._rpc.witness else None
+
+    @property
+    def second_silence(self) -> float:
+        """Seconds since the second endpoint answered; 0 when there is none."""
+        return self._rpc.witness.silence if self._rpc.witness else 0.0
+
+    @property
+    def disagreements(self) -> int:
+        """How often the two endpoints differed."""
+        return self._rpc.witness.disagreements if self._rpc.witness else 0
 
     def history(self) -> Sequence[Settled]:
         """Our settled transactions, oldest first."""
@@ -135,17 +151,19 @@ async def connect(
     state_dir: pathlib.Path,
     key: SigningKey | None = None,
     depth: int = 1,
+    cross_check_url: str | None = None,
     poll_seconds: float = POLL_SECONDS,
     clock: Callable[[], float] = time.monotonic,
 ) -> Chain:
-    """Connect to a chain; what is read and sent is final `depth` blocks below the newest.
+    """Connect to a chain; what is read and sent is final `depth` blocks below the newest, and believed when the second endpoint agrees.
 
     Raises ChainUnavailable while the RPC is down; InvalidInput with reason WrongChain, ContractMissing or ChainReplaced;
     Refused("SenderActive") when another process sends with this key and state directory.
     """
     private_directory(state_dir)
     addresses = _spelled(addresses)
-    rpc = Rpc(url, check=NetworkCheck(chain_id=chain_id, addresses=addresses, state_dir=state_dir))
+    witness = Witness(Rpc(cross_check_url, check=_same_id(chain_id)), clock=clock) if cross_check_url else None
+    rpc = Rpc(url, check=NetworkCheck(chain_id=chain_id, addresses=addresses, state_dir=state_dir), witness=witness)
     outbox: Outbox | None = None
     try:
         heads = Heads(rpc, depth=depth, clock=clock)
@@ -166,6 +184,19 @@ async def connect(
     chain = Chain(rpc, heads, reader, writer, sender, poll_seconds)
     chain.start()
     return chain
+
+
+def _same_id(chain_id: int) -> Callable[[Rpc], Awaitable[None]]:
+    """The check of the second endpoint. That its blocks are ours, every comparison tells."""
+
+    async def check(rpc: Rpc) -> None:
+        answer = await rpc.quantity("eth_chainId")
+        if answer != chain_id:
+            raise InvalidInput(
+                "WrongChain", f"the second RPC endpoint serves chain {answer}, this release is configured for chain {chain_id}"
+            )
+
+    return check
 
 
 def _spelled(addresses: contracts.Addresses) -> contracts.Addresses:
