@@ -132,46 +132,47 @@ async def _view(chain, tasks, node):
 @pytest.mark.parametrize("confirmations", [0, 3])
 @pytest.mark.parametrize("depth", [1, 2, 3])
 async def test_after_a_reorganisation_everybody_sees_the_same(anvil, open_chain, listen, depth, confirmations):
-    """One follower stays, one was away meanwhile and one is new: other blocks, transactions that are gone, moved and come back."""
+    """One follower stays, one is away, one is new. One transaction is gone, some moved, one is in the new blocks only."""
+    before = anvil.rpc("evm_snapshot")
+    stranger = await open_chain(2)
+    _, strange = await request(stranger, servers=1)
+    extra = anvil.rpc("eth_getRawTransactionByHash", stranger.history()[-1].hash)
+    await stranger.close()
+    anvil.rpc("evm_revert", before)
+
     server, requester = await open_chain(1), await open_chain(0)
     stays = await open_chain(state="stays", depth=confirmations)
     away = await open_chain(state="away", depth=confirmations)
     heard, heard_away = listen(stays), listen(away)
     node = await register(server, anvil.addresses, roles=Role.COMPUTE, capacity=9)
     await server.writer.deposit_stake(10**18)
-    anvil.mine(4)
     tasks = [(await request(requester, servers=1, salt=bytes([number])))[1] for number in range(3)]
     await requester.writer.assign(tasks[0], [node], [])
     anvil.mine(confirmations)
     await eventually(lambda: ("Assigned", tasks[0]) in heard.heard and ("Assigned", tasks[0]) in heard_away.heard)
+    assert await stays.reader.tasks_of(node) == (tasks[0],)
     await heard_away.stop()
-    await away.close()
-    await requester.close()  # it would send again what vanished, which is its own test
-
-    lost = [line.hash for line in requester.history()[-depth:]]
-    raw = [anvil.rpc("eth_getRawTransactionByHash", transaction) for transaction in lost]
+    for chain in (away, requester):  # the requester would send again what vanished: a test of its own
+        await chain.close()
+    anvil.rpc("evm_setAutomine", False)
     if confirmations:
         anvil.rpc("anvil_rollback", confirmations)
-    anvil.rpc("evm_setAutomine", False)
-    anvil.rpc("anvil_reorg", depth, [])
+    moved = [anvil.rpc("eth_getRawTransactionByHash", line.hash) for line in requester.history()[-depth:-1]]
+    heard.heard.clear()
+    anvil.rpc("anvil_reorg", depth, [[extra, 0], *([raw, depth - 1] for raw in moved)])
     anvil.rpc("anvil_dropAllTransactions")
     anvil.mine(confirmations + 1)
-    await caught_up(stays, anvil)
-    heard.heard.clear()
-    for transaction in raw[: depth - 1]:  # the last one stays lost
-        anvil.rpc("eth_sendRawTransaction", transaction)
-    anvil.mine(confirmations + 1)
 
-    new = await open_chain(state="new", depth=confirmations)
-    away = await open_chain(state="away", depth=confirmations)
+    new, away = await open_chain(state="new", depth=confirmations), await open_chain(state="away", depth=confirmations)
     told = listen(away)
     for chain in (stays, away):
         await caught_up(chain, anvil)
-    truth = await _view(new, tasks, node)
-    assert truth == await _view(stays, tasks, node) == await _view(away, tasks, node)
-    assert truth[0][0].phase is TaskPhase.REQUESTED  # its assignment was the last transaction
-    again = {("Requested", task) for task, found in zip(tasks, truth[0], strict=True) if found.phase is not TaskPhase.NONE}
-    await eventually(lambda: len(again & set(heard.heard)) >= depth - 1 and len(again & set(told.heard)) >= depth - 1)
+    truth = await _view(new, [*tasks, strange], node)
+    assert truth == await _view(stays, [*tasks, strange], node) == await _view(away, [*tasks, strange], node)
+    assert [task.phase for task in truth[0]] == [TaskPhase.REQUESTED] * 4
+    assert truth[1] == ()
+    in_new_blocks = {("Requested", task) for task in (strange, *tasks[len(tasks) - len(moved) :])}
+    await eventually(lambda: in_new_blocks <= set(heard.heard) and in_new_blocks <= set(told.heard))
 
 
 async def test_a_reorganisation_above_what_is_confirmed_is_nobodys_business(anvil, open_chain, listen):
