@@ -75,6 +75,11 @@ class Chain:
         return self._sender.pending if self._sender else 0
 
     @property
+    def foreign_transactions(self) -> int:
+        """How many transactions of our key somebody else sent since the start: more than a few mean a second operator."""
+        return self._sender.foreign if self._sender else 0
+
+    @property
     def reorgs(self) -> int:
         """How often a confirmed block was not final."""
         return self._heads.reorgs

@@ -18,7 +18,7 @@ from veilpod.core.task import plan as do
 from veilpod.core.task.decide import decide_channel
 from veilpod.core.task.plan import Effect, Plan
 from veilpod.core.task.snapshot import ChannelSnapshot, Unknown
-from veilpod.errors import ChainRejected, Transient
+from veilpod.errors import ChainRejected, InsufficientFunds, Transient
 
 log = logging.getLogger(__name__)
 ROUNDS = 6
@@ -56,7 +56,11 @@ class Channels:
                 await self._write(body, channel, snapshot, plan)
                 return plan.requeue_after
             for effect in plan.effects:
-                await self._perform(effect, body, channel, snapshot)
+                try:
+                    await self._perform(effect, body, channel, snapshot)
+                except InsufficientFunds as error:
+                    await self._write(body, channel, snapshot, status.told(plan, effect, error))
+                    raise
                 log.info("effect.done", extra={"effect": type(effect).__name__, "object": name})
                 self._context.metrics.effects.labels(type(effect).__name__).inc()
             if any(isinstance(effect, do.RemoveFinalizer) for effect in plan.effects):

@@ -31,7 +31,7 @@ from veilpod.core.task.decide import decide_assignment
 from veilpod.core.task.facts import Facts, Failure
 from veilpod.core.task.plan import Effect, Plan
 from veilpod.core.task.snapshot import ServerSnapshot, Unknown
-from veilpod.errors import ChainRejected, PeerUnavailable, ProtocolViolation, Refused, Terminal, Transient
+from veilpod.errors import ChainRejected, InsufficientFunds, PeerUnavailable, ProtocolViolation, Refused, Terminal, Transient
 from veilpod.net import demonstration
 
 log = logging.getLogger(__name__)
@@ -191,8 +191,8 @@ class ComputeRole:
                 await self._context.events.warning(body, reason=error.reason, note=str(error))
                 self._fail(assignment, error.reason)
                 return
-            except PeerUnavailable:
-                await self._write(body, snapshot, plan)
+            except (PeerUnavailable, InsufficientFunds) as error:
+                await self._write(body, snapshot, status.told(plan, effect, error))
                 raise
             self._context.metrics.effects.labels(type(effect).__name__).inc()
             log.info("effect.done", extra={"effect": type(effect).__name__, "object": assignment.name})
