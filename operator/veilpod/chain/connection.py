@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 
-from veilpod.chain import contracts
+from veilpod.chain import contracts, fees
 from veilpod.chain.files import private_directory
 from veilpod.chain.follower import Follower
 from veilpod.chain.heads import Heads
@@ -68,6 +68,11 @@ class Chain:
     def head_age(self) -> float:
         """Seconds since a new block was seen."""
         return self._heads.age
+
+    @property
+    def gas_price(self) -> int:
+        """What we would bid at most for one gas now, the tip left out. Wei."""
+        return fees.suggest(base_fee=self._heads.latest.base_fee, tip=0).max_fee
 
     @property
     def pending_transactions(self) -> int:

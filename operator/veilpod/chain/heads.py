@@ -91,11 +91,11 @@ class Heads:
     def confirmed(self) -> Header:
         """The newest block that is `depth` deep (block 0 on a chain shorter than that).
 
-        Raises ChainUnavailable when the last look failed: what is cached for this block may be long out of date.
+        Raises ChainUnavailable when the last look, or any call since, failed: what is cached for this block may be long out of date.
         """
         if isinstance(self._failure, InvalidInput):
             raise InvalidInput(self._failure.reason, str(self._failure)) from self._failure
-        if self._confirmed is None or self._failure is not None:
+        if self._confirmed is None or self._failure is not None or not self._rpc.reachable:
             raise ChainUnavailable("the newest block is not known") from self._failure
         return self._confirmed
 

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from veilpod.chain import Chain
 from veilpod.control.context import Context
 from veilpod.control.metrics import Metrics
+from veilpod.control.money import AccountMetrics
 from veilpod.control.nodes import ensure_alone
 from veilpod.control.queue import KeyedQueue
 from veilpod.control.reconciler import Reconciler
@@ -158,7 +159,7 @@ class Operator:
                 log.warning("resync.failed", extra={"role": role.name, "error": type(error).__name__, "why": str(error)})
 
     async def _measure(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop, account = asyncio.get_running_loop(), AccountMetrics(self._metrics)
         while True:
             before = loop.time()
             await asyncio.sleep(_LAG_SECONDS)
@@ -170,3 +171,4 @@ class Operator:
                 self._metrics.depth.labels(kind).set(depth[kind])
             if self._chain is not None:
                 self._metrics.chain_head.set(self._chain.head_age)
+                await account.measure(self._chain)

@@ -9,6 +9,7 @@ from veilpod.control import status
 from veilpod.control.channel_desk import ChannelDesk
 from veilpod.control.compute_view import ChannelObject, View, parse_channel
 from veilpod.control.context import Context
+from veilpod.control.money import Exposure, exposure
 from veilpod.core.canonical import to_hex
 from veilpod.core.channel import dispute
 from veilpod.core.entities import ChainChannel
@@ -31,6 +32,7 @@ class Channels:
         self._context, self._view, self._desk, self._journal = context, view, desk, journal
         self._assignments: dict[ChannelId, str] = {}
         self._names: dict[str, set[str]] = {}
+        self._exposures: dict[str, Exposure] = {}
 
     def assignment_of(self, channel: ChannelId) -> str | None:
         """Which assignment needs a channel."""
@@ -40,17 +42,25 @@ class Channels:
         """The objects of an assignment's channels."""
         return sorted(self._names.get(name, ()))
 
+    def exposures(self) -> Iterable[Exposure]:
+        """What our channels have at stake, as they were last seen."""
+        return self._exposures.values()
+
     async def reconcile(self, name: str) -> float | None:
         """Observe, decide, act, write the status once."""
         before: tuple[Effect, ...] | None = None
         for _ in range(ROUNDS):
             body = await self._context.cluster.get(STATE_CHANNELS, name, namespace=self._context.config.namespace)
             if body is None:
+                self._exposures.pop(name, None)
                 return None
             channel = parse_channel(body)
             self._assignments[channel.channel] = channel.assignment
             self._names.setdefault(channel.assignment, set()).add(name)
             snapshot = await self._view.observe_channel(body, channel, self._desk)
+            if not isinstance(snapshot.chain, Unknown):
+                newest = self._desk.newest(channel.channel)
+                self._exposures[name] = exposure(snapshot.chain, newest, is_a=snapshot.is_a, period=channel.terms.challenge_period)
             plan = decide_channel(snapshot, self._context.clock())
             if not plan.effects or plan.effects == before:
                 await self._write(body, channel, snapshot, plan)

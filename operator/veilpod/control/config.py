@@ -24,6 +24,7 @@ class ChainConfig:
     registry: Address
     scheduler: Address
     channels: Address
+    cross_check_url: str = ""  # a second RPC endpoint that must say the same where money is decided
     confirmations: int = 1  # blocks on top before something read from the chain is acted on
 
 
@@ -82,6 +83,7 @@ def parse(document: Any) -> Config:
             registry=Address(contracts.text("registry")),
             scheduler=Address(contracts.text("scheduler")),
             channels=Address(contracts.text("channels")),
+            cross_check_url=chain.text("crossCheckUrl", ""),
             confirmations=chain.number("confirmations", 1),
         ),
         images={str(name): str(image) for name, image in top.mapping("images").items()},
@@ -108,6 +110,8 @@ def parse(document: Any) -> Config:
 def _check(config: Config) -> None:
     if unknown := sorted(set(config.roles) - set(ROLES)):
         raise InvalidInput("InvalidConfig", f"unknown role {unknown[0]!r}: roles are {', '.join(ROLES)}")
+    if config.chain.cross_check_url and config.chain.cross_check_url == config.chain.rpc_url:
+        raise InvalidInput("InvalidConfig", "chain.crossCheckUrl is chain.rpcUrl: a second opinion must come from somebody else")
     if not config.roles:
         raise InvalidInput("InvalidConfig", "roles is empty: name at least one of " + ", ".join(ROLES))
     needs = {

@@ -43,6 +43,7 @@ def test_a_whole_file_becomes_values(tmp_path):
         ({"compute": {"capcity": 1}}, "capcity"),
         ({"compute": {"stake": "0.1"}}, "stake"),
         ({"requester": {}}, "mailboxService"),
+        ({"chain": {**GOOD["chain"], "crossCheckUrl": GOOD["chain"]["rpcUrl"]}}, "crossCheckUrl"),
         ({"images": {}}, "images.agent"),
     ],
 )

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from veilpod.chain.journal import Journal
-from veilpod.control import status
+from veilpod.control import money, status
 from veilpod.control.agent_links import AgentLinks
 from veilpod.control.channel_desk import ChannelDesk
 from veilpod.control.compute_channels import Channels
@@ -79,6 +79,7 @@ class ComputeRole:
         self._context.tasks.start("compute.heartbeat", lambda: keep_alive(self._context, node))
         self._context.tasks.start("compute.pods", self._watch_pods)
         self._context.tasks.start("compute.channels", self._desk.repeat)
+        self._context.tasks.start("compute.money", lambda: money.watch(self._context, self._channels.exposures))
 
     async def stop(self) -> None:
         self._journal.close()
