@@ -26,6 +26,9 @@ lock: venv  ## pin and hash the requirements again
 	  .venv/bin/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header --no-emit-index-url --no-emit-find-links \
 	    --no-emit-trusted-host $${set#*:} --output-file requirements/$${set%%:*}.txt pyproject.toml; done
 
+bench-channels: venv  ## measure channel updates: signing on one core, and two operators over loopback; writes build/bench/channels.json
+	@$(PY) -m bench.channels
+
 docs: venv  ## generate the reference of CRDs and chart values
 	@$(PY) docs/generate.py
 
@@ -39,4 +42,4 @@ venv: .venv/.installed
 	@.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-.PHONY: help demo down test check lock docs venv
+.PHONY: help demo down test check lock docs venv bench-channels

@@ -3,6 +3,7 @@
 VeilpodError
 ├── Transient            waiting helps: the shell requeues the key with back-off
 │   ├── ChainUnavailable     the RPC did not answer, or answered with something that cannot be believed
+│   ├── InsufficientFunds    our account lacks coin: it goes on by itself when somebody sends it some
 │   ├── ClusterUnavailable   the Kubernetes API did not answer, or the object changed under us
 │   ├── CircuitFailed        a circuit could not be built or broke; `blamed` names the link when it is known
 │   └── PeerUnavailable      an agent, store, mailbox or relay did not answer
@@ -28,6 +29,10 @@ class Transient(VeilpodError):
 
 class ChainUnavailable(Transient):
     """The chain's RPC did not answer. Never read as an empty answer."""
+
+
+class InsufficientFunds(Transient):
+    """Our account lacks coin for value and gas. Waiting helps, once a person has sent some: conditions and metrics say so."""
 
 
 class ClusterUnavailable(Transient):

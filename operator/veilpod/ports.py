@@ -47,6 +47,8 @@ class ChainWriter(Protocol):
 
     @property
     def address(self) -> Address: ...
+    async def acted_at(self) -> int:
+        """Unix seconds of the newest transaction that this very state directory sent and knows settled; 0 before the first."""
 
     async def register(
         self, *, roles: Role, capacity: int, identity_key: bytes, onion_key: bytes, endpoint: str, proof: bytes

@@ -7,6 +7,8 @@ from tests.support.anvil import CHAIN_ID, account, caught_up
 from tests.support.channels import MIB, SANDBOXES, TASK, TERMS, Agents
 
 from veilpod.chain.journal import Journal
+from veilpod.control.metrics import Metrics
+from veilpod.control.money import exposure, show
 from veilpod.core.channel import dispute
 from veilpod.core.channel.machine import Machine, Party, Persist, Send
 from veilpod.core.channel.rules import Link
@@ -169,3 +171,23 @@ async def test_an_opener_takes_its_deposit_back_when_nobody_joins(anvil, open_ch
     await chain.writer.cancel_channel(a, b, TERMS)
     found = await chain.reader.channel(channel_id(a, b, TERMS))
     assert (found.phase, found.epoch) == (ChannelPhase.CLOSED, 1)
+
+
+async def test_a_window_in_which_we_owe_an_answer_is_shown_with_what_is_left_of_it(pair):
+    pair.transfer(0, 3)
+    old = pair.a.machine.agreed
+    pair.transfer(0, 4)
+    await pair.a.chain.writer.challenge(*pair.place, old.state, old.signature_b)
+    newest = pair.b.journal.newest(pair.link.channel)
+    metrics = Metrics()
+
+    async def look(after):
+        disputed = await pair.on_chain(pair.b)
+        show(metrics, [exposure(disputed, newest, is_a=False, period=60)], now=disputed.deadline - 60 + after)
+        names = {answer: {"window": "1", "answer": answer} for answer in ("owed", "none")}
+        return {a: metrics.registry.get_sample_value("veilpod_challenge_window_left_ratio", labels) for a, labels in names.items()}
+
+    assert await look(after=15) == {"owed": 0.75, "none": None}
+    await pair.b.chain.writer.respond(*pair.place, newest.state, newest.signature_a, newest.signature_b)
+    assert await look(after=30) == {"owed": None, "none": 0.5}
+    assert metrics.registry.get_sample_value("veilpod_channel_deposits_wei") == DEPOSIT + 7 * PRICE

@@ -3,7 +3,7 @@ import contextlib
 
 import pytest
 from tests.chain.test_task_life import register, request
-from tests.support.anvil import caught_up, eventually
+from tests.support.anvil import account, caught_up, eventually
 
 from veilpod.chain import follower as follower_module
 from veilpod.core.entities import Role, TaskPhase
@@ -117,6 +117,75 @@ async def test_a_reorganisation_is_replayed_from_the_fork(anvil, open_chain, lis
     anvil.mine()
     await eventually(lambda: ("Requested", task) in listener.heard)
     assert await phase() is TaskPhase.REQUESTED
+
+
+async def _view(chain, tasks, node):
+    """What the chain is for an operator: tasks, who is on it, and what is locked."""
+    return (
+        [await chain.reader.task(task) for task in tasks],
+        await chain.reader.tasks_of(node),
+        await chain.reader.directory(Role(31)),
+        await chain.reader.stake_of(account(1).address),
+    )
+
+
+@pytest.mark.parametrize("confirmations", [0, 3])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+async def test_after_a_reorganisation_everybody_sees_the_same(anvil, open_chain, listen, depth, confirmations):
+    """One follower stays, one is away, one is new. One transaction is gone, some moved, one is in the new blocks only."""
+    before = anvil.rpc("evm_snapshot")
+    stranger = await open_chain(2)
+    _, strange = await request(stranger, servers=1)
+    extra = anvil.rpc("eth_getRawTransactionByHash", stranger.history()[-1].hash)
+    await stranger.close()
+    anvil.rpc("evm_revert", before)
+
+    server, requester = await open_chain(1), await open_chain(0)
+    stays = await open_chain(state="stays", depth=confirmations)
+    away = await open_chain(state="away", depth=confirmations)
+    heard, heard_away = listen(stays), listen(away)
+    node = await register(server, anvil.addresses, roles=Role.COMPUTE, capacity=9)
+    await server.writer.deposit_stake(10**18)
+    tasks = [(await request(requester, servers=1, salt=bytes([number])))[1] for number in range(3)]
+    await requester.writer.assign(tasks[0], [node], [])
+    anvil.mine(confirmations)
+    await eventually(lambda: ("Assigned", tasks[0]) in heard.heard and ("Assigned", tasks[0]) in heard_away.heard)
+    assert await stays.reader.tasks_of(node) == (tasks[0],)
+    await heard_away.stop()
+    for chain in (away, requester):  # the requester would send again what vanished: a test of its own
+        await chain.close()
+    anvil.rpc("evm_setAutomine", False)
+    if confirmations:
+        anvil.rpc("anvil_rollback", confirmations)
+    moved = [anvil.rpc("eth_getRawTransactionByHash", line.hash) for line in requester.history()[-depth:-1]]
+    heard.heard.clear()
+    anvil.rpc("anvil_reorg", depth, [[extra, 0], *([raw, depth - 1] for raw in moved)])
+    anvil.rpc("anvil_dropAllTransactions")
+    anvil.mine(confirmations + 1)
+
+    new, away = await open_chain(state="new", depth=confirmations), await open_chain(state="away", depth=confirmations)
+    told = listen(away)
+    for chain in (stays, away):
+        await caught_up(chain, anvil)
+    truth = await _view(new, [*tasks, strange], node)
+    assert truth == await _view(stays, [*tasks, strange], node) == await _view(away, [*tasks, strange], node)
+    assert [task.phase for task in truth[0]] == [TaskPhase.REQUESTED] * 4
+    assert truth[1] == ()
+    in_new_blocks = {("Requested", task) for task in (strange, *tasks[len(tasks) - len(moved) :])}
+    await eventually(lambda: in_new_blocks <= set(heard.heard) and in_new_blocks <= set(told.heard))
+
+
+async def test_a_reorganisation_above_what_is_confirmed_is_nobodys_business(anvil, open_chain, listen):
+    chain, writer = await open_chain(state="s", depth=3), await open_chain(2)
+    _, task = await request(writer, servers=1)
+    anvil.mine(3)
+    await caught_up(chain, anvil)
+    for depth in (1, 2, 3):
+        anvil.rpc("anvil_reorg", depth, [])
+        anvil.mine()
+        await caught_up(chain, anvil)
+        assert (await chain.reader.task(task)).phase is TaskPhase.REQUESTED
+    assert chain.reorgs == 0
 
 
 async def test_only_confirmed_blocks_are_read(anvil, open_chain, listen):

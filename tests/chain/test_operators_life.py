@@ -23,6 +23,11 @@ def _ending(server) -> bool:
     return all(facts.find(name).facts.ending_since for name in facts.names())
 
 
+def shown(server, name: str, **labels: str):
+    """A sample of a metric; None when there is none."""
+    return server.operator._metrics.registry.get_sample_value(name, labels)
+
+
 def failure(w: World) -> str:
     return w.task()["status"]["failure"]["code"]
 
@@ -144,9 +149,19 @@ async def test_peers_that_never_sign_are_settled_by_the_chain_with_the_deposits(
             assert "FinalStateSigned" not in true_conditions(server.objects(TASK_ASSIGNMENTS)[0])
         await w.skip(150)  # the patience for a late final state
         await w.until(lambda: all(c["status"]["phase"] == "Disputed" for s in w.servers for c in s.objects(STATE_CHANNELS)))
+        await w.until(lambda: all(shown(s, "veilpod_challenge_window_left_seconds", window="1", answer="none") for s in w.servers))
+        for server in w.servers:
+            assert shown(server, "veilpod_channels", phase="Disputed") == len(server.objects(STATE_CHANNELS))
+            assert shown(server, "veilpod_channel_deposits_wei") == 10**15 * len(server.objects(STATE_CHANNELS))
+            assert shown(server, "veilpod_stake_wei", state="free") == 10**17
         await w.skip(3700)  # the challenge period
         await w.until_true("Settled")
         await all_settled(w)
+        for server in w.servers:
+            await w.until(lambda server=server: shown(server, "veilpod_channels", phase="Disputed") == 0)
+            assert shown(server, "veilpod_challenge_window_left_seconds", window="1", answer="none") is None
+            assert shown(server, "veilpod_gas_spent_wei_total") == sum(line.fee for line in server.operator._chain.history())
+            assert 0 < shown(server, "veilpod_account_balance_wei") < 10**22
 
 
 async def test_a_server_that_vanishes_before_the_key_costs_time_and_its_stake_and_nobody_elses(anvil, tmp_path):

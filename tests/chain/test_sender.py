@@ -1,16 +1,17 @@
 import asyncio
 import json
+import signal
 
 import pytest
 from tests.chain.test_task_life import ETHER, register
-from tests.support.anvil import account, caught_up, eventually
+from tests.support.anvil import account, caught_up, eventually, start
 from tests.support.channels import TERMS
 
 from veilpod.chain import connection, sender
 from veilpod.core.channel.state import channel_id, order
 from veilpod.core.entities import ChannelPhase, NodeStatus, Role
 from veilpod.core.keys import SigningKey
-from veilpod.errors import ChainRejected, ChainUnavailable, Refused, Transient
+from veilpod.errors import ChainRejected, InsufficientFunds, Refused, Transient
 
 pytestmark = pytest.mark.chain
 ME = account(1).address
@@ -217,16 +218,14 @@ async def test_a_contract_that_refuses_in_the_block_is_named_too(anvil, open_min
 async def test_an_account_without_coin_waits_and_says_so(anvil, open_chain, monkeypatch):
     chain = await open_chain(1)
     anvil.rpc("anvil_setBalance", ME, hex(ETHER // 2))
-    with pytest.raises(Transient) as caught:
+    with pytest.raises(InsufficientFunds) as caught:
         await chain.writer.deposit_stake(ETHER)
-    assert not isinstance(caught.value, ChainUnavailable)
     assert ME in str(caught.value)
     assert chain.pending_transactions == 0
     # Enough for the value but not for the gas: the node refuses it only when it is sent.
     anvil.rpc("anvil_setBalance", ME, hex(ETHER + 10**9))
-    with pytest.raises(Transient) as caught:
+    with pytest.raises(InsufficientFunds) as caught:
         await chain.writer.deposit_stake(ETHER)
-    assert not isinstance(caught.value, ChainUnavailable)
     anvil.rpc("anvil_setBalance", ME, hex(5 * ETHER))
     await chain.writer.deposit_stake(ETHER)
     assert [line.nonce for line in chain.history()] == [0]
@@ -258,6 +257,70 @@ async def test_a_nonce_that_somebody_else_took_is_noticed_and_the_call_can_be_re
     anvil.mine(3)
     await asyncio.wait_for(deposit, 20)
     assert (await chain.reader.stake_of(ME))[0] == ETHER
+
+
+async def _unheard(self, entry):
+    """What is sent gets lost."""
+    self._moved_at[entry.nonce] = self._clock()
+
+
+async def test_a_transaction_replaced_by_its_dearer_form_settles_in_the_form_that_was_mined(anvil, open_mine, monkeypatch, tmp_path):
+    stop_mining(anvil)
+    monkeypatch.setattr(sender, "STALL_SECONDS", 0.2)
+    chain = await open_mine()
+    deposit = asyncio.create_task(chain.writer.deposit_stake(ETHER))
+    directory = tmp_path / "state-1" / f"sender-{ME.lower()}" / "pending"
+    await eventually(lambda: list(directory.glob("*.json")))
+    (file,) = directory.glob("*.json")
+    await eventually(lambda: len(json.loads(file.read_text())["attempts"]) >= 2)
+    first = json.loads(file.read_text())["attempts"][0]
+    monkeypatch.setattr(sender.Sender, "_broadcast", _unheard)  # a miner that heard of the first form only
+    anvil.rpc("anvil_dropAllTransactions")
+    anvil.rpc("eth_sendRawTransaction", first["raw"])
+    anvil.mine()
+    await asyncio.wait_for(deposit, 20)
+    assert await chain.reader.stake_of(ME) == (ETHER, 0)
+    assert sent_by_me(anvil) == 1
+    assert len(chain.history()) == 1
+    assert chain.history()[0].hash == first["hash"]
+
+
+async def test_a_node_that_restarts_with_an_empty_pool_is_told_again(tmp_path, open_chain):
+    dumped = ("--state", str(tmp_path / "node.json"), "--preserve-historical-states")
+    node = start(*dumped)
+    try:
+        addresses = await node.deploy_contracts()
+        chain = await open_chain(1, url=node.url, addresses=addresses)
+        await chain.writer.deposit_stake(5)
+        stop_mining(node)
+        deposit = asyncio.create_task(chain.writer.deposit_stake(ETHER))
+        await eventually(lambda: node.rpc("eth_getTransactionCount", ME, "pending") == "0x2")
+        node.process.send_signal(signal.SIGINT)
+        node.process.wait(20)
+        await eventually(lambda: not chain.reachable)
+        node = start(*dumped, "--no-mining", port=node.port)
+        await eventually(lambda: node.rpc("eth_getTransactionCount", ME, "pending") == "0x2", 30)
+        node.mine()
+        await asyncio.wait_for(deposit, 20)
+        assert await chain.reader.stake_of(ME) == (ETHER + 5, 0)
+        assert node.rpc("eth_getTransactionCount", ME, "latest") == "0x2"
+    finally:
+        node.stop()
+
+
+async def test_transactions_of_the_key_that_are_not_ours_are_counted_and_stepped_over(anvil, open_mine):
+    chain = await open_mine()
+    await chain.writer.deposit_stake(ETHER)
+    assert chain.foreign_transactions == 0
+    anvil.rpc("anvil_impersonateAccount", ME)
+    for _ in range(2):
+        anvil.rpc("eth_sendTransaction", {"from": ME, "to": ME, "value": "0x0"})
+    await eventually(lambda: chain.foreign_transactions == 2)
+    await chain.writer.deposit_stake(ETHER)
+    assert (await chain.reader.stake_of(ME))[0] == 2 * ETHER
+    assert [line.nonce for line in chain.history()] == [0, 3]
+    await asyncio.sleep(0.3)
+    assert chain.foreign_transactions == 2
 
 
 async def test_a_channel_opened_by_a_sender_who_died_is_opened_once(anvil, open_mine):

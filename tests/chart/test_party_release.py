@@ -152,6 +152,15 @@ def test_the_operator_understands_the_configuration_that_the_chart_writes(helm: 
     assert {name for name in (config.store_service, config.mailbox_service) if name} <= services
 
 
+def test_a_second_endpoint_reaches_the_operator_and_none_is_none(helm: Helm):
+    values = party("requester")
+    urls = []
+    for change in ({}, {"crossCheckUrl": "https://other.example"}):
+        release = helm.render(values | {"chain": values["chain"] | change})
+        urls.append(parse(yaml.safe_load(release.one("ConfigMap", "north-operator")["data"]["config.yaml"])).chain.cross_check_url)
+    assert urls == ["", "https://other.example"]
+
+
 def test_a_changed_configuration_restarts_the_operator(helm: Helm):
     first, second = (
         helm.render(party("compute", compute={"capacity": capacity})).one("Deployment", "north-operator")["spec"]["template"]["metadata"]

@@ -11,10 +11,10 @@ import dataclasses
 import logging
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 
-from veilpod.chain import contracts
+from veilpod.chain import contracts, fees
 from veilpod.chain.files import private_directory
 from veilpod.chain.follower import Follower
 from veilpod.chain.heads import Heads
@@ -23,6 +23,7 @@ from veilpod.chain.outbox import Outbox, Settled
 from veilpod.chain.reader import Reader
 from veilpod.chain.rpc import Rpc
 from veilpod.chain.sender import Sender
+from veilpod.chain.witness import Witness
 from veilpod.chain.writer import Writer
 from veilpod.core.keys import SigningKey, checksum_address
 from veilpod.errors import InvalidInput, Terminal, VeilpodError
@@ -69,6 +70,11 @@ class Chain:
         return self._heads.age
 
     @property
+    def gas_price(self) -> int:
+        """What we would bid at most for one gas now, the tip left out. Wei."""
+        return fees.suggest(base_fee=self._heads.latest.base_fee, tip=0).max_fee
+
+    @property
     def pending_transactions(self) -> int:
         """How many of our transactions are not settled."""
         return self._sender.pending if self._sender else 0
@@ -79,9 +85,29 @@ class Chain:
         return self._sender.pending_intents if self._sender else frozenset()
 
     @property
+    def foreign_transactions(self) -> int:
+        """How many transactions of our key somebody else sent since the start: more than a few mean a second operator."""
+        return self._sender.foreign if self._sender else 0
+
+    @property
     def reorgs(self) -> int:
         """How often a confirmed block was not final."""
         return self._heads.reorgs
+
+    @property
+    def disagreement(self) -> str | None:
+        """What our RPC endpoint and the second one differ in, lately."""
+        return self._rpc.witness.disagreement if self._rpc.witness else None
+
+    @property
+    def second_silence(self) -> float:
+        """Seconds since the second endpoint answered; 0 when there is none."""
+        return self._rpc.witness.silence if self._rpc.witness else 0.0
+
+    @property
+    def disagreements(self) -> int:
+        """How often the two endpoints differed."""
+        return self._rpc.witness.disagreements if self._rpc.witness else 0
 
     def history(self) -> Sequence[Settled]:
         """Our settled transactions, oldest first."""
@@ -140,11 +166,12 @@ async def connect(
     state_dir: pathlib.Path,
     key: SigningKey | None = None,
     depth: int = 1,
+    cross_check_url: str | None = None,
     poll_seconds: float = POLL_SECONDS,
     fee_ceiling: int | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Chain:
-    """Connect to a chain; what is read and sent is final `depth` blocks below the newest.
+    """Connect to a chain; what is read and sent is final `depth` blocks below the newest, and believed when the second endpoint agrees.
 
     No transaction of ours bids more than `fee_ceiling` wei per gas.
 
@@ -153,7 +180,8 @@ async def connect(
     """
     private_directory(state_dir)
     addresses = _spelled(addresses)
-    rpc = Rpc(url, check=NetworkCheck(chain_id=chain_id, addresses=addresses, state_dir=state_dir))
+    witness = Witness(Rpc(cross_check_url, check=_same_id(chain_id)), clock=clock) if cross_check_url else None
+    rpc = Rpc(url, check=NetworkCheck(chain_id=chain_id, addresses=addresses, state_dir=state_dir), witness=witness)
     outbox: Outbox | None = None
     try:
         heads = Heads(rpc, depth=depth, clock=clock)
@@ -174,6 +202,19 @@ async def connect(
     chain = Chain(rpc, heads, reader, writer, sender, poll_seconds)
     chain.start()
     return chain
+
+
+def _same_id(chain_id: int) -> Callable[[Rpc], Awaitable[None]]:
+    """The check of the second endpoint. That its blocks are ours, every comparison tells."""
+
+    async def check(rpc: Rpc) -> None:
+        answer = await rpc.quantity("eth_chainId")
+        if answer != chain_id:
+            raise InvalidInput(
+                "WrongChain", f"the second RPC endpoint serves chain {answer}, this release is configured for chain {chain_id}"
+            )
+
+    return check
 
 
 def _spelled(addresses: contracts.Addresses) -> contracts.Addresses:

@@ -1,8 +1,9 @@
 """Writing that survives a crash at any instruction: whole files by rename, growing files by framed records.
 
 A record file is `u32 length | u32 CRC-32 of length | u32 CRC-32 of payload | payload` repeated. `append` returns after fsync, so
-what was appended before a signature or a transaction left is there after it. A crash inside an append leaves a torn tail, which
-nobody was told about: opening cuts it off. A bad record with a good one behind it was left by no crash: that is refused.
+what was appended before a signature or a transaction left is there after it. A crash inside an append leaves a torn tail, the
+beginning of a record and zeros at most, which nobody was told about: opening cuts it off. Anything else that is no record was left
+by no crash; it may be what somebody was given a signature on, so it is refused and left as it is.
 """
 
 import fcntl
@@ -93,17 +94,18 @@ class RecordFile:
             raise
         return cls(path, descriptor), records
 
-    def append(self, record: bytes) -> None:
-        """Append a record. When this returns, it is on the disk.
+    def append(self, *records: bytes) -> None:
+        """Append records, in order. When this returns, they are on the disk; a crash before that leaves some first ones of them.
 
         Raises OSError; then the file takes no more records until it is opened again.
         """
-        if not 0 < len(record) <= MAX_RECORD:
-            raise ValueError(f"a record of {len(record)} bytes")
+        for record in records:
+            if not 0 < len(record) <= MAX_RECORD:
+                raise ValueError(f"a record of {len(record)} bytes")
         if self._descriptor < 0:
             raise OSError(f"{self._path.name} is closed: an earlier append failed, or close was called")
         try:
-            _write_all(self._descriptor, _frame(record))
+            _write_all(self._descriptor, b"".join(map(_frame, records)))
             os.fdatasync(self._descriptor)
         except BaseException:
             self.close()  # after a failed fsync nobody knows what is on the disk: only opening again tells
@@ -121,8 +123,22 @@ def _parse(path: pathlib.Path, data: bytes) -> Iterator[bytes]:
     while (record := _record_at(data, position)) is not None:
         yield record
         position += _HEADER.size + len(record)
-    if any(_record_at(data, offset) is not None for offset in range(position + 1, len(data))):
-        raise InvalidInput("JournalDamaged", f"{path.name} is damaged at byte {position}: restore it from a copy, do not delete it")
+    followed = any(_record_at(data, offset) is not None for offset in range(position + 1, len(data)))
+    if followed or not _torn(data[position:]):
+        raise InvalidInput(
+            "JournalDamaged",
+            f"{path.name} is damaged at byte {position} of {len(data)}, by the disk or by hand. Restore it from a copy that is as new as "
+            "the damage. Do not delete or cut it: this operator would sign a second state with a number that it has signed before.",
+        )
+
+
+def _torn(tail: bytes) -> bool:
+    """Whether a crash inside an append may have left this: the beginning of a record, then blocks that were never written."""
+    written = tail.rstrip(b"\0")
+    if len(written) < _HEADER.size:
+        return True
+    length, length_checksum, _ = _HEADER.unpack_from(tail)
+    return bool(length_checksum == zlib.crc32(tail[:4]) and len(written) < _HEADER.size + length)
 
 
 def _record_at(data: bytes, position: int) -> bytes | None:

@@ -11,10 +11,12 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from veilpod.chain.rpc import Rpc
+from veilpod.chain.rpc import Behind, Rpc, RpcError
 from veilpod.errors import ChainUnavailable, InvalidInput, VeilpodError
 
 log = logging.getLogger(__name__)
+
+_LATE_SECONDS = 30.0  # in which the second endpoint may learn of a block before its silence about it counts
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,15 @@ class Header:
     def tag(self) -> dict[str, Any]:
         """How a call names this very block (EIP-1898): if it is gone, the call fails instead of meaning another block."""
         return {"blockHash": self.hash, "requireCanonical": True}
+
+
+async def agreed_header(rpc: Rpc, block: int) -> Header | None:
+    """Read a header that the second endpoint, when there is one, has too."""
+    try:
+        answer = await rpc.agreed("eth_getBlockByNumber", hex(block), False)
+    except RpcError as error:
+        raise ChainUnavailable(f"the node refused {error}") from error
+    return None if answer is None else parse_header(answer)
 
 
 async def header(rpc: Rpc, block: int | str) -> Header | None:
@@ -80,11 +91,11 @@ class Heads:
     def confirmed(self) -> Header:
         """The newest block that is `depth` deep (block 0 on a chain shorter than that).
 
-        Raises ChainUnavailable when the last look failed: what is cached for this block may be long out of date.
+        Raises ChainUnavailable when the last look, or any call since, failed: what is cached for this block may be long out of date.
         """
         if isinstance(self._failure, InvalidInput):
             raise InvalidInput(self._failure.reason, str(self._failure)) from self._failure
-        if self._confirmed is None or self._failure is not None:
+        if self._confirmed is None or self._failure is not None or not self._rpc.reachable:
             raise ChainUnavailable("the newest block is not known") from self._failure
         return self._confirmed
 
@@ -108,9 +119,16 @@ class Heads:
         latest = await header(self._rpc, "latest")
         if latest is None:
             raise ChainUnavailable("the node has no newest block")
+        if self._rpc.witness is not None:
+            await self._rpc.witness.look(latest.timestamp)
         if self._latest is not None and latest.hash == self._latest.hash:
             return False
-        confirmed = await self._confirm(latest)
+        try:
+            confirmed = await self._confirm(latest)
+        except Behind:
+            if self._confirmed is None or self.age > _LATE_SECONDS:
+                raise
+            return False  # what was confirmed before still stands
         if self._confirmed is not None and not await self._follows(confirmed, self._confirmed):
             # A replaced chain looks like a deep reorganisation at first: ask who this is before anything of it is believed.
             await self._rpc.distrust()
@@ -146,9 +164,9 @@ class Heads:
         self._nudged.clear()
 
     async def _confirm(self, latest: Header) -> Header:
-        if self.depth == 0:
+        if self.depth == 0 and self._rpc.witness is None:
             return latest
-        confirmed = await header(self._rpc, max(0, latest.number - self.depth))
+        confirmed = await agreed_header(self._rpc, max(0, latest.number - self.depth))
         if confirmed is None:
             raise ChainUnavailable("the node does not have the blocks below its head")
         return confirmed

@@ -43,18 +43,18 @@ class Journal:
             raise
         return journal
 
-    def append(self, record: Record) -> None:
-        """Write a record. It is on the disk when this returns; only then may what it describes leave."""
+    def append(self, *records: Record) -> None:
+        """Write records of one channel. They are on the disk when this returns; only then may what they describe leave."""
         with self._appending:
-            channel = record.channel
+            (channel,) = {record.channel for record in records}
             if channel not in self._files:
                 self._load(self._directory / (channel.hex() + _SUFFIX))
-            self._files[channel].append(encode(record))
-            self._records[channel].append(record)
+            self._files[channel].append(*map(encode, records))
+            self._records[channel] += records
 
-    async def write(self, record: Record) -> None:
+    async def write(self, *records: Record) -> None:
         """Append in a thread. A caller who is cancelled still waits until it is known what the journal holds."""
-        work = asyncio.ensure_future(asyncio.to_thread(self.append, record))
+        work = asyncio.ensure_future(asyncio.to_thread(self.append, *records))
         try:
             await asyncio.shield(work)
         except asyncio.CancelledError:

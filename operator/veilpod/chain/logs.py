@@ -52,14 +52,16 @@ async def read_logs(
         start, stop = (max(first, last - page + 1), last) if newest_first else (first, min(last, first + page - 1))
         query = {"address": list(spelled), "topics": list(topics), "fromBlock": hex(start), "toBlock": hex(stop)}
         try:
-            answer = await rpc.call("eth_getLogs", query)
+            answer = await rpc.agreed("eth_getLogs", query)
         except RpcError as error:
             if stop == start:
                 raise ChainUnavailable(f"the node refused {error}") from error
             page = max(1, (stop - start + 1) // 2)
             continue
-        found = [_parse(item, spelled) for item in answer]
-        for entry in sorted(found, key=lambda log: (log.block, log.index), reverse=newest_first):
+        found = {(log.block, log.index): log for log in (_parse(item, spelled) for item in answer)}  # each once, whatever the node says
+        if any(not start <= block <= stop for block, _ in found):
+            raise ChainUnavailable("the node answered with logs of other blocks than it was asked for")
+        for _, entry in sorted(found.items(), reverse=newest_first):
             if entry.name:
                 yield entry
         first, last = (first, start - 1) if newest_first else (stop + 1, last)

@@ -148,6 +148,8 @@ class Reader:
 
     async def _at(self, block: Header, method: str, *params: Any) -> Any:
         try:
+            if block.number <= self._heads.confirmed.number:
+                return await self._rpc.agreed(method, *params, block.tag)
             return await self._rpc.call(method, *params, block.tag)
         except RpcError as error:
             # Views of ours do not revert: the block is gone or the node does not keep its state.

@@ -15,6 +15,7 @@ from veilpod.errors import ChainUnavailable, InvalidInput
 
 if TYPE_CHECKING:
     from veilpod.chain.transport import Transport
+    from veilpod.chain.witness import Witness
 
 log = logging.getLogger(__name__)
 
@@ -33,14 +34,19 @@ class RpcError(Exception):
         self.data = data  # what a contract reverted with, when the node says so
 
 
+class Behind(ChainUnavailable):
+    """The second endpoint has not come as far as the first: nobody contradicts, nobody confirms."""
+
+
 class Rpc:
     """One node. Safe for concurrent use in one event loop."""
 
-    def __init__(self, url: str, *, check: Callable[["Rpc"], Awaitable[None]] | None = None) -> None:
+    def __init__(self, url: str, *, check: Callable[["Rpc"], Awaitable[None]] | None = None, witness: "Witness | None" = None) -> None:
         if not url.startswith(("http://", "https://", "ws://", "wss://")):
             raise InvalidInput("InvalidRpcUrl", "the RPC URL must begin with http://, https://, ws:// or wss://")
         self._url = url
         self._check = check
+        self.witness = witness
         self._transport: Transport | None = None
         self._connecting = asyncio.Lock()
         self._slots = asyncio.Semaphore(IN_FLIGHT)
@@ -54,6 +60,13 @@ class Rpc:
         transport = await self._ready()
         async with self._slots:
             return await self._exchange(transport, method, params)
+
+    async def agreed(self, method: str, *params: Any) -> Any:
+        """Call, and believe only what the second endpoint, when there is one, says too: for what money is decided on."""
+        answer = await self.call(method, *params)
+        if self.witness is not None:
+            await self.witness.confirm(method, params, answer)
+        return answer
 
     async def ask(self, method: str, *params: Any) -> Any:
         """Call where no refusal is expected: an error answer is ChainUnavailable too."""
@@ -76,7 +89,9 @@ class Rpc:
             raise ChainUnavailable(f"the answer to {method} is no number") from error
 
     async def close(self) -> None:
-        """Close the connection. A later call opens a new one."""
+        """Close the connections. A later call opens new ones."""
+        if self.witness is not None:
+            await self.witness.close()
         await self._drop(self._transport)
 
     async def _ready(self) -> "Transport":

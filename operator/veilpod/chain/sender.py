@@ -70,7 +70,9 @@ class Sender:
         self._outcomes: dict[int, asyncio.Future[Receipt]] = {}
         self._moved_at: dict[int, float] = {}  # when a nonce was last sent
         self._mined: set[int] = set()
+        self._expected: int | None = None  # the nonce that comes next, if nobody else sends with this key
         self.address = key.address
+        self.foreign = 0  # transactions of this key that are not ours, seen since the start
 
     @property
     def pending(self) -> int:
@@ -85,6 +87,15 @@ class Sender:
     def history(self) -> Sequence[Settled]:
         """Every settled transaction of this key, oldest first: hash, gas used, purpose, block."""
         return self._outbox.history
+
+    async def acted_at(self) -> int:
+        """Unix seconds of the block of our newest settled transaction; 0 before the first."""
+        if not self._outbox.history:
+            return 0
+        block = await header(self._rpc, self._outbox.history[-1].block)
+        if block is None:
+            raise ChainUnavailable("the node does not have a block that it had")
+        return block.timestamp
 
     def close(self) -> None:
         """Give the key's lock back. What is pending stays on disk and is taken up by the next sender."""
@@ -116,8 +127,8 @@ class Sender:
     async def send(self, call: Call) -> Receipt:
         """Simulate, send and wait for the receipt at depth.
 
-        Raises ChainRejected with the custom error's name, Transient when the account lacks coin, ChainUnavailable when it is not
-        settled in time: it may still be, so the same intent must be adopted before it is sent again.
+        Raises ChainRejected with the custom error's name, InsufficientFunds, ChainUnavailable when it is not settled in time: it may
+        still be, so the same intent must be adopted before it is sent again.
         """
         await self._simulator.simulate(call)
         gas = await self._simulator.gas(call)
@@ -129,8 +140,22 @@ class Sender:
 
     async def crank(self) -> None:
         """Look after everything that is not settled: settle, send again, raise fees. Lowest nonce first. Raises ChainUnavailable."""
+        await self._notice_strangers()
         for entry in self._outbox.pending:
             await self._advance(entry)
+
+    async def _notice_strangers(self) -> None:
+        """Count transactions that this key sent and we did not. Once is a person with the key; again and again is a second operator."""
+        mined = await self._rpc.quantity("eth_getTransactionCount", self.address, "latest")
+        if self._expected is None:
+            self._expected = max(mined, max((entry.nonce + 1 for entry in self._outbox.pending), default=0))
+        if mined > self._expected:
+            self._stranger(mined - self._expected)
+            self._expected = mined
+
+    def _stranger(self, count: int) -> None:
+        self.foreign += count
+        log.error("chain.foreign_transactions", extra={"count": count, "remedy": "run one operator per chain key"})
 
     async def _submit(self, call: Call, gas: int, bid: fees.Fees) -> asyncio.Future[Receipt]:
         nonce = await self._next_nonce()
@@ -146,6 +171,7 @@ class Sender:
             attempts=(attempt,),
         )
         self._outbox.put(entry)
+        self._expected = max(self._expected or 0, nonce + 1)
         outcome = self._outcome(nonce)
         try:
             await self._broadcast(entry)
@@ -211,6 +237,7 @@ class Sender:
             if await self._rpc.ask("eth_getTransactionReceipt", attempt.hash) is not None:
                 return True
         log.error("chain.nonce_taken", extra={"purpose": entry.purpose, "nonce": entry.nonce})
+        self._stranger(1)
         outcome = self._outcome(entry.nonce)
         self._forget(entry.nonce)
         if not outcome.done():

@@ -6,7 +6,7 @@ from veilpod.chain import contracts, fees
 from veilpod.chain.heads import Header, Heads
 from veilpod.chain.rpc import Rpc, RpcError
 from veilpod.core.ids import Address
-from veilpod.errors import ChainRejected, ChainUnavailable, Transient
+from veilpod.errors import ChainRejected, ChainUnavailable, InsufficientFunds
 
 _GWEI = 10**9
 
@@ -31,7 +31,7 @@ class Simulator:
         self._address = address
 
     async def simulate(self, call: Call) -> None:
-        """Ask the node what would happen now. Raises ChainRejected with the custom error's name, Transient when the account lacks coin."""
+        """Ask the node what would happen now. Raises ChainRejected with the custom error's name, or InsufficientFunds."""
         await self._heads.refresh()  # what the caller has just seen elsewhere may be younger than our last look
         try:
             # By hash: on a chain that was emptied under us a call to no contract would succeed, and the coin would be gone.
@@ -65,11 +65,11 @@ class Simulator:
                 return ChainRejected(_reason(name), f"{call.purpose} was reverted in a block: {name or error.message}")
         return ChainRejected("Reverted", f"{call.purpose} was reverted in a block, and would not be any more")
 
-    def no_coin(self, error: RpcError) -> Transient | None:
+    def no_coin(self, error: RpcError) -> InsufficientFunds | None:
         """The error for an account that cannot pay, if that is what the node says."""
         if "insufficient funds" not in error.message.lower():
             return None
-        return Transient(f"the account {self._address} has too little coin for gas and value: send it some", retry_after=30)
+        return InsufficientFunds(f"the account {self._address} has too little coin for gas and value: send it some", retry_after=10)
 
     def _refusal(self, call: Call, error: RpcError) -> Exception:
         name = contracts.error_name(error.data or b"")

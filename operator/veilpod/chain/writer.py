@@ -41,6 +41,9 @@ class Writer:
     def address(self) -> Address:
         return self._sender.address
 
+    async def acted_at(self) -> int:
+        return await self._sender.acted_at()
+
     # Nodes and resources
 
     async def register(self, *, roles: Role, capacity: int, identity_key: bytes, onion_key: bytes, endpoint: str, proof: bytes) -> NodeId:

@@ -81,6 +81,7 @@ async def run(config: configs.Config, key: SigningKey) -> None:
             state_dir=config.state_dir / "chain",
             key=key,
             depth=config.chain.confirmations,
+            cross_check_url=config.chain.cross_check_url or None,
         )
 
     def make_context(link: chain.Chain) -> Context:

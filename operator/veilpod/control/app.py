@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from veilpod.chain import Chain
 from veilpod.control.context import Context
 from veilpod.control.metrics import Metrics
+from veilpod.control.money import AccountMetrics
+from veilpod.control.nodes import ensure_alone
 from veilpod.control.queue import KeyedQueue
 from veilpod.control.reconciler import Reconciler
 from veilpod.control.role import Key, Role
@@ -48,6 +50,7 @@ class Operator:
         self._roles: list[Role] = []
         self._started = False
         self._lag = 0.0
+        self._waiting = ""
         self.queue = KeyedQueue()
 
     def enqueue(self, key: Key) -> None:
@@ -88,7 +91,9 @@ class Operator:
             return "the chain does not answer"
         if self._chain.head_age > _STALE_SECONDS:
             return f"the chain has made no block for {self._chain.head_age:.0f} s: is the RPC endpoint cut off from it?"
-        return None if self._started else "the roles have not started yet"
+        if self._chain.disagreement is not None:
+            return f"two RPC endpoints contradict each other: {self._chain.disagreement}"
+        return None if self._started else self._waiting or "the roles have not started yet"
 
     # -- running
 
@@ -98,8 +103,11 @@ class Operator:
             log.info("chain.connected")
         context = self._make_context(self._chain)
         roles = await self._make_roles(context)
+        await self._until("this release", lambda: ensure_alone(context))
         for role in roles:
-            await self._start_role(role)
+            await self._until(role.name, role.start)
+            self._roles.append(role)
+            log.info("role.started", extra={"role": role.name})
         kinds = {kind: role for role in roles for kind in role.kinds}
         reconciler = Reconciler(self.queue, kinds, self._metrics)
         for number in range(WORKERS):
@@ -120,16 +128,17 @@ class Operator:
                 log.warning("chain.waiting", extra={"why": str(error)})
             await asyncio.sleep(_CONNECT_PAUSE)
 
-    async def _start_role(self, role: Role) -> None:
+    async def _until(self, name: str, start: Callable[[], Awaitable[None]]) -> None:
+        """Start something that may have to wait: the readiness probe says for what."""
         pause = 0.5
         while True:
             try:
-                await role.start()
-                self._roles.append(role)
-                log.info("role.started", extra={"role": role.name})
+                await start()
+                self._waiting = ""
                 return
             except Transient as error:
-                log.warning("role.waiting", extra={"role": role.name, "error": type(error).__name__, "why": str(error)})
+                self._waiting = f"{name} waits: {error}"
+                log.warning("role.waiting", extra={"role": name, "error": type(error).__name__, "why": str(error)})
             await asyncio.sleep(pause)
             pause = min(pause * 2, 30.0)
 
@@ -150,7 +159,7 @@ class Operator:
                 log.warning("resync.failed", extra={"role": role.name, "error": type(error).__name__, "why": str(error)})
 
     async def _measure(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop, account = asyncio.get_running_loop(), AccountMetrics(self._metrics)
         while True:
             before = loop.time()
             await asyncio.sleep(_LAG_SECONDS)
@@ -162,3 +171,4 @@ class Operator:
                 self._metrics.depth.labels(kind).set(depth[kind])
             if self._chain is not None:
                 self._metrics.chain_head.set(self._chain.head_age)
+                await account.measure(self._chain)

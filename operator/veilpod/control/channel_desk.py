@@ -6,6 +6,7 @@ happens. When a step fails the machine is thrown away and made again; messages m
 
 import asyncio
 import dataclasses
+import itertools
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -103,8 +104,8 @@ class ChannelDesk:
             machine = self._machines.get(channel) or self._make(line)
             self._machines[channel] = machine
             try:
-                for effect in step(machine):
-                    await self._perform(line, effect)
+                for _, effects in itertools.groupby(step(machine), lambda effect: isinstance(effect, Persist)):
+                    await self._perform_all(line, tuple(effects))
             except BaseException:
                 # The machine may be ahead of what is on disk: only the journal is believed.
                 self._machines.pop(channel, None)
@@ -114,12 +115,18 @@ class ChannelDesk:
         records = self._journal.records(line.link.channel)
         return Machine(link=line.link, party=line.party, key=self._key, opening=line.opening, records=records)
 
-    async def _perform(self, line: Line, effect: Any) -> None:
-        match effect:
-            case Persist(record=record):
-                await self._journal.write(record)
+    async def _perform_all(self, line: Line, effects: Effects) -> None:
+        if records := [effect.record for effect in effects if isinstance(effect, Persist)]:
+            await self._journal.write(*records)  # what stands together is one wait for the disk
+            for record in records:
                 if isinstance(record, StateRecord) and record.signed.complete:
                     self._on_agreed(line, record.signed)
+            return
+        for effect in effects:
+            await self._perform(line, effect)
+
+    async def _perform(self, line: Line, effect: Any) -> None:
+        match effect:
             case Send(payload=payload):
                 await self._tell(line, "channel", {"peer": int(line.peer), "payload": payload})
             case Covered(received_by_a=by_a, received_by_b=by_b):

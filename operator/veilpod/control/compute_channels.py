@@ -9,6 +9,7 @@ from veilpod.control import status
 from veilpod.control.channel_desk import ChannelDesk
 from veilpod.control.compute_view import ChannelObject, View, parse_channel
 from veilpod.control.context import Context
+from veilpod.control.money import Exposure, exposure
 from veilpod.control.watchtowers import Watchtowers
 from veilpod.core.canonical import to_hex
 from veilpod.core.channel import dispute
@@ -20,7 +21,7 @@ from veilpod.core.task import plan as do
 from veilpod.core.task.decide import decide_channel
 from veilpod.core.task.plan import Effect, Plan
 from veilpod.core.task.snapshot import ChannelSnapshot, Seen, Unknown
-from veilpod.errors import ChainRejected, Transient
+from veilpod.errors import ChainRejected, InsufficientFunds, Transient
 
 log = logging.getLogger(__name__)
 ROUNDS = 6
@@ -33,6 +34,7 @@ class Channels:
         self._context, self._view, self._desk, self._journal, self._towers = context, view, desk, journal, towers
         self._assignments: dict[ChannelId, str] = {}
         self._names: dict[str, set[str]] = {}
+        self._exposures: dict[str, Exposure] = {}
 
     def assignment_of(self, channel: ChannelId) -> str | None:
         """Which assignment needs a channel."""
@@ -42,24 +44,36 @@ class Channels:
         """The objects of an assignment's channels."""
         return sorted(self._names.get(name, ()))
 
+    def exposures(self) -> Iterable[Exposure]:
+        """What our channels have at stake, as they were last seen."""
+        return self._exposures.values()
+
     async def reconcile(self, name: str) -> float | None:
         """Observe, decide, act, write the status once."""
         before: tuple[Effect, ...] | None = None
         for _ in range(ROUNDS):
             body = await self._context.cluster.get(STATE_CHANNELS, name, namespace=self._context.config.namespace)
             if body is None:
+                self._exposures.pop(name, None)
                 return None
             channel = parse_channel(body)
             self._assignments[channel.channel] = channel.assignment
             self._names.setdefault(channel.assignment, set()).add(name)
             snapshot = await self._view.observe_channel(body, channel, self._desk)
             self._guard(channel, snapshot.chain)
+            if not isinstance(snapshot.chain, Unknown):
+                newest = self._desk.newest(channel.channel)
+                self._exposures[name] = exposure(snapshot.chain, newest, is_a=snapshot.is_a, period=channel.terms.challenge_period)
             plan = decide_channel(snapshot, self._context.clock())
             if not plan.effects or plan.effects == before:
                 await self._write(body, channel, snapshot, plan)
                 return plan.requeue_after
             for effect in plan.effects:
-                await self._perform(effect, body, channel, snapshot)
+                try:
+                    await self._perform(effect, body, channel, snapshot)
+                except InsufficientFunds as error:
+                    await self._write(body, channel, snapshot, status.told(plan, effect, error))
+                    raise
                 log.info("effect.done", extra={"effect": type(effect).__name__, "object": name})
                 self._context.metrics.effects.labels(type(effect).__name__).inc()
             if any(isinstance(effect, do.RemoveFinalizer) for effect in plan.effects):

@@ -26,6 +26,7 @@ class ChainConfig:
     registry: Address
     scheduler: Address
     channels: Address
+    cross_check_url: str = ""  # a second RPC endpoint that must say the same where money is decided
     confirmations: int = 1  # blocks on top before something read from the chain is acted on
 
 
@@ -93,6 +94,7 @@ def parse(document: Any) -> Config:
             registry=Address(contracts.text("registry")),
             scheduler=Address(contracts.text("scheduler")),
             channels=Address(contracts.text("channels")),
+            cross_check_url=chain.text("crossCheckUrl", ""),
             confirmations=chain.number("confirmations", 1),
         ),
         images={str(name): str(image) for name, image in top.mapping("images").items()},
@@ -134,6 +136,8 @@ def _check(config: Config) -> None:
         raise InvalidInput("InvalidConfig", f"unknown role {unknown[0]!r}: roles are {', '.join(ROLES)}")
     if len({tower.address for tower in config.compute.watchtowers}) != len(config.compute.watchtowers):
         raise InvalidInput("InvalidConfig", "compute.watchtowers names one address twice: two towers have two keys")
+    if config.chain.cross_check_url and config.chain.cross_check_url == config.chain.rpc_url:
+        raise InvalidInput("InvalidConfig", "chain.crossCheckUrl is chain.rpcUrl: a second opinion must come from somebody else")
     if not config.roles:
         raise InvalidInput("InvalidConfig", "roles is empty: name at least one of " + ", ".join(ROLES))
     needs = {

@@ -20,6 +20,22 @@ class Metrics:
         self.sandboxes = self._gauge("veilpod_sandboxes", "Sandbox pods that exist.")
         self.orphans = self._counter("veilpod_orphans_total", "Orphans that the sweep found.", "kind")
         self.chain_head = self._gauge("veilpod_chain_head_age_seconds", "Age of the newest block that was seen.")
+        self.chain_reorgs = self._counter("veilpod_chain_reorgs_total", "Confirmed blocks that were not final after all.")
+        self.disagreements = self._counter("veilpod_chain_disagreements_total", "Answers in which the two RPC endpoints differed.")
+        self.second_silence = self._gauge("veilpod_chain_second_silence_seconds", "Since the second RPC endpoint answered; 0 without one.")
+        self.foreign = self._counter("veilpod_chain_foreign_transactions_total", "Transactions of our key that somebody else sent.")
+        self.balance = self._gauge("veilpod_account_balance_wei", "Coin on our account, for gas and deposits.")
+        self.gas_price = self._gauge("veilpod_gas_price_wei", "What we would bid for one gas now.")
+        self.gas_spent = self._counter("veilpod_gas_spent_wei_total", "Paid for gas, from the state directory's first transaction on.")
+        self.transactions = self._counter("veilpod_transactions_total", "Settled transactions.", "outcome")
+        self.pending = self._gauge("veilpod_transactions_pending", "Transactions that are sent and not settled.")
+        self.stake = self._gauge("veilpod_stake_wei", "Our stake in TaskScheduler.", "state")
+        self.channels = self._gauge("veilpod_channels", "Our channels that hold money or may come to.", "phase")
+        self.deposits = self._gauge("veilpod_channel_deposits_wei", "Ours in open channels, by the newest state that both signed.")
+        self.window_left = self._gauge("veilpod_challenge_window_left_seconds", "Left in each challenge window.", "window", "answer")
+        self.window_ratio = self._gauge(
+            "veilpod_challenge_window_left_ratio", "The same, as a part of the challenge period.", "window", "answer"
+        )
         self.loop_lag = self._gauge("veilpod_event_loop_lag_seconds", "How late the event loop wakes.")
         self.guard_lag = self._gauge(
             "veilpod_guard_lag_versions", "Newest co-signed state minus what the watchtower holds, at worst.", "tower"

@@ -12,9 +12,12 @@ from veilpod.control.context import Context
 from veilpod.core.entities import Node, NodeStatus, Role
 from veilpod.core.identity import make_proof
 from veilpod.core.ids import NodeId
+from veilpod.errors import Transient
 
 log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 600
+ALONE_SECONDS = 2 * HEARTBEAT_SECONDS
+_ANY_ROLE = Role(31)
 
 
 async def ensure_node(context: Context, *, role: Role, endpoint: str = "", capacity: int = 0) -> NodeId:
@@ -46,6 +49,25 @@ async def ensure_node(context: Context, *, role: Role, endpoint: str = "", capac
     if node.capacity != capacity:
         log.warning("node.capacity_differs", extra={"role": role.name, "registered": node.capacity, "configured": capacity})
     return node.id
+
+
+async def ensure_alone(context: Context) -> None:
+    """Make sure that nobody else is this release: a second operator with one key would sign other channel states with the same numbers.
+
+    A lock keeps a second one off the same state directory. On another machine it finds a node of this key that acted lately, in a
+    transaction that its own state directory did not send. Raises Transient until that sign of life is old: who lost the directory waits.
+    """
+    nodes = await context.reader.directory(_ANY_ROLE)
+    mine = [node.updated_at for node in nodes if node.owner == context.writer.address and node.status is not NodeStatus.RETIRED]
+    seen, acted = max(mine, default=0), await context.writer.acted_at()
+    age = await context.reader.now() - seen
+    if seen > acted and age < ALONE_SECONDS:
+        raise Transient(
+            f"KeyInUse: a node of {context.writer.address} acted {age} s ago, and not from this state directory: another operator runs "
+            "with this chain key. Stop this one, or stop the other and bring its state directory here. This one goes on when the other "
+            f"was silent for {ALONE_SECONDS} s",
+            retry_after=10,
+        )
 
 
 async def own_node(context: Context, role: Role) -> Node | None:

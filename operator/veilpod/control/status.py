@@ -11,9 +11,9 @@ from veilpod.control.context import Context
 from veilpod.core.kinds import Kind
 from veilpod.core.task import conditions
 from veilpod.core.task.conditions import Condition, Status
-from veilpod.core.task.plan import Plan
+from veilpod.core.task.plan import Effect, Plan
 from veilpod.core.task.snapshot import Unknown
-from veilpod.errors import ChainUnavailable, ClusterUnavailable, PeerUnavailable, Transient
+from veilpod.errors import ChainUnavailable, ClusterUnavailable, InsufficientFunds, PeerUnavailable, Transient, VeilpodError
 
 log = logging.getLogger(__name__)
 FINALIZER = "veilpod.dev/settlement"
@@ -71,6 +71,13 @@ async def set_finalizer(context: Context, kind: Kind, body: Mapping[str, Any], *
         uid=metadata["uid"],
         namespace=metadata["namespace"],
     )
+
+
+def told(plan: Plan, effect: Effect, error: VeilpodError) -> Plan:
+    """The plan with what a person must know of a failed effect: that the account is empty, which heals when it is not."""
+    if not isinstance(error, InsufficientFunds):
+        return plan
+    return plan.held_up(effect, conditions.no("InsufficientFunds", str(error)))
 
 
 def has_finalizer(body: Mapping[str, Any]) -> bool:

@@ -4,6 +4,7 @@ Signatures are recoverable secp256k1, 65 bytes r || s || v with v 27/28 and low 
 """
 
 import dataclasses
+import functools
 
 import coincurve
 from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
@@ -23,16 +24,20 @@ class SigningKey:
     """A secp256k1 private key. Never printed, never serialised except by who loads it."""
 
     secret: bytes
+    _private: coincurve.PrivateKey = dataclasses.field(init=False, compare=False)  # made once: making it costs more than signing
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_private", coincurve.PrivateKey(self.secret))
 
     @property
     def address(self) -> Address:
         """The key's EVM address."""
-        return _address(coincurve.PrivateKey(self.secret).public_key)
+        return _address(self._private.public_key.format(compressed=False))
 
     def sign(self, digest: bytes) -> bytes:
         """Sign a 32-byte digest. 65 bytes r || s || v."""
-        signature = coincurve.PrivateKey(self.secret).sign_recoverable(digest, hasher=None)
-        return signature[:64] + bytes([27 + signature[64]])
+        signature = self._private.sign_recoverable(digest, hasher=None)
+        return signature[:64] + _V[signature[64]]
 
 
 def signing_key(text: str) -> SigningKey:
@@ -49,13 +54,13 @@ def signing_key(text: str) -> SigningKey:
 
 def recover(digest: bytes, signature: bytes) -> Address:
     """Recover who signed a 32-byte digest. Raises ProtocolViolation("BadSignature") for malformed or high-s signatures."""
-    if len(signature) != SIGNATURE_BYTES or signature[64] not in (27, 28) or int.from_bytes(signature[32:64], "big") > _HALF_ORDER:
+    if len(signature) != SIGNATURE_BYTES or signature[64] not in (27, 28) or signature[32:64] > _HALF_ORDER:
         raise ProtocolViolation("BadSignature", "a signature is 65 bytes r, s, v with v 27 or 28 and a low s")
     try:
         public = coincurve.PublicKey.from_signature_and_message(signature[:64] + bytes([signature[64] - 27]), digest, hasher=None)
     except Exception as error:  # coincurve raises bare Exception for a point that is not on the curve
         raise ProtocolViolation("BadSignature", "no key can have made this signature") from error
-    return _address(public)
+    return _address(public.format(compressed=False))
 
 
 def checksum_address(raw: bytes) -> Address:
@@ -92,8 +97,10 @@ def _derive(chain_key: SigningKey, info: str, *, length: int = 32) -> bytes:
     return HKDF(algorithm=SHA256(), length=length, salt=b"", info=info.encode()).derive(chain_key.secret)
 
 
-def _address(public: coincurve.PublicKey) -> Address:
-    return checksum_address(keccak256(public.format(compressed=False)[1:])[-20:])
+@functools.lru_cache(maxsize=1024)  # a channel's peer signs again and again, and spelling its address costs half a signature
+def _address(public: bytes) -> Address:
+    return checksum_address(keccak256(public[1:])[-20:])
 
 
-_HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
+_V = (b"\x1b", b"\x1c")
+_HALF_ORDER = bytes.fromhex("7fffffffffffffffffffffffffffffff5d576e7357a4501ddfe92f46681b20a0")

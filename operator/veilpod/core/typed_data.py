@@ -70,8 +70,9 @@ def statements_hash(digests: Sequence[bytes]) -> bytes:
 
 
 def _digest(domain: Domain, type_string: str, *words: bytes) -> bytes:
-    if any(len(word) != 32 for word in words):
-        raise ValueError("every field is one word of 32 bytes")
+    for word in words:
+        if len(word) != 32:
+            raise ValueError("every field is one word of 32 bytes")
     return keccak256(b"\x19\x01" + domain.separator + keccak256(_type_hash(type_string) + b"".join(words)))
 
 

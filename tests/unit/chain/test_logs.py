@@ -25,7 +25,7 @@ class Node:
     def __init__(self, entries, limit=10**9):
         self.entries, self.limit, self.asked = entries, limit, []
 
-    async def call(self, method, query):
+    async def agreed(self, method, query):
         first, last = int(query["fromBlock"], 16), int(query["toBlock"], 16)
         self.asked.append((first, last))
         if last - first + 1 > self.limit:
@@ -69,7 +69,7 @@ async def test_a_refusal_of_a_single_block_is_no_empty_answer():
 )
 async def test_a_log_that_cannot_be_read_is_not_believed(change):
     class Liar:
-        async def call(self, method, query):
+        async def agreed(self, method, query):
             return [entry(1) | change]
 
     with pytest.raises(ChainUnavailable):

@@ -46,6 +46,7 @@ def test_a_whole_file_becomes_values(tmp_path):
         ({"compute": {"capcity": 1}}, "capcity"),
         ({"compute": {"stake": "0.1"}}, "stake"),
         ({"requester": {}}, "mailboxService"),
+        ({"chain": {**GOOD["chain"], "crossCheckUrl": GOOD["chain"]["rpcUrl"]}}, "crossCheckUrl"),
         ({"images": {}}, "images.agent"),
         ({"compute": {"watchtowers": [{"url": "tower.example", "address": "0x" + "ab" * 20}]}}, "http"),
         ({"compute": {"watchtowers": [{"url": "http://t", "address": "0x12"}]}}, "address"),

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from veilpod.chain.journal import Journal
-from veilpod.control import status
+from veilpod.control import money, status
 from veilpod.control.agent_links import AgentLinks
 from veilpod.control.channel_desk import ChannelDesk, Line
 from veilpod.control.compute_channels import Channels
@@ -35,7 +35,7 @@ from veilpod.core.task.facts import Facts, Failure
 from veilpod.core.task.plan import Effect, Plan
 from veilpod.core.task.snapshot import ServerSnapshot, Unknown
 from veilpod.core.task.spec import channel_terms
-from veilpod.errors import ChainRejected, PeerUnavailable, ProtocolViolation, Refused, Terminal, Transient
+from veilpod.errors import ChainRejected, InsufficientFunds, PeerUnavailable, ProtocolViolation, Refused, Terminal, Transient
 from veilpod.net import demonstration
 
 log = logging.getLogger(__name__)
@@ -93,6 +93,7 @@ class ComputeRole:
         self._context.tasks.start("compute.channels", self._desk.repeat)
         for number, lane in enumerate(self._towers.lanes):
             self._context.tasks.start(f"compute.watchtower.{number}", lane.run)
+        self._context.tasks.start("compute.money", lambda: money.watch(self._context, self._channels.exposures))
 
     async def stop(self) -> None:
         self._journal.close()
@@ -208,8 +209,8 @@ class ComputeRole:
                 await self._context.events.warning(body, reason=error.reason, note=str(error))
                 self._fail(assignment, error.reason)
                 return
-            except PeerUnavailable:
-                await self._write(body, snapshot, plan)
+            except (PeerUnavailable, InsufficientFunds) as error:
+                await self._write(body, snapshot, status.told(plan, effect, error))
                 raise
             self._context.metrics.effects.labels(type(effect).__name__).inc()
             log.info("effect.done", extra={"effect": type(effect).__name__, "object": assignment.name})

@@ -133,7 +133,7 @@ class RequesterRole:
             try:
                 await self._perform(effect, body, snapshot, memory)
             except VeilpodError as error:
-                await self._write(body, snapshot, plan)  # what is known already is not kept from people
+                await self._write(body, snapshot, status.told(plan, effect, error))  # what is known already is not kept from people
                 await self._refused(body, effect, memory, error)
                 raise
             self._context.metrics.effects.labels(type(effect).__name__).inc()

@@ -250,6 +250,29 @@ class Plan:
     requeue_after: float | None = None
     failure: Failure | None = None
 
+    def held_up(self, effect: Effect, claim: Claim) -> "Plan":
+        """The plan as it stands when an effect cannot be had: the condition it works towards says why."""
+        kind = _TOWARDS.get(type(effect))
+        return self if kind is None else dataclasses.replace(self, claims={**self.claims, kind: claim})
+
+
+_TOWARDS: dict[type[Effect], Type] = {
+    RequestTask: Type.REQUESTED,
+    AssignServers: Type.SCHEDULED,
+    OpenChannel: Type.CHANNELS_OPEN,
+    JoinChannel: Type.CHANNELS_OPEN,
+    PublishKey: Type.KEY_PUBLISHED,
+    CancelTask: Type.KEY_REVOKED,
+    Refund: Type.KEY_REVOKED,
+    ReportDestroyed: Type.KEY_REVOKED,
+    CompleteTask: Type.KEY_REVOKED,
+    CancelChannel: Type.SETTLED,
+    CloseChannel: Type.SETTLED,
+    Challenge: Type.SETTLED,
+    Respond: Type.SETTLED,
+    Finalize: Type.SETTLED,
+}
+
 
 @dataclasses.dataclass(slots=True)
 class Draft:
