@@ -7,7 +7,7 @@ PY := .venv/bin/python
 
 help:  ## this list
 	@printf 'Veilpod: compute jobs for people who do not trust each other\n\n'
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
 demo: venv  ## the main job: a cluster, a chain, ten parties, one task; leaves build/demo/report.html
 	@$(PY) -m demo run --cluster $(CLUSTER) $(if $(REGISTRY),--registry $(REGISTRY))
@@ -21,7 +21,7 @@ test: venv  ## every test: lint, types, units, properties, contracts, chart, end
 check: venv  ## the quick half of the tests: no cluster
 	@$(PY) -m tests.run --quick
 
-bench-contracts: venv  ## what users of the contracts pay: receipts on a node of its own, beside the bars and the peers
+bench-contracts: venv  ## gas of every operation, from receipts, beside the bars and the peers
 	@test -d contracts/node_modules || npm ci --prefix contracts --no-audit --no-fund --silent
 	@$(PY) -m bench.contracts
 
@@ -30,7 +30,7 @@ lock: venv  ## pin and hash the requirements again
 	  .venv/bin/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header --no-emit-index-url --no-emit-find-links \
 	    --no-emit-trusted-host $${set#*:} --output-file requirements/$${set%%:*}.txt pyproject.toml; done
 
-bench-channels: venv  ## measure channel updates: signing on one core, and two operators over loopback; writes build/bench/channels.json
+bench-channels: venv  ## channel updates: signing on one core, and two operators over loopback
 	@$(PY) -m bench.channels
 
 docs: venv  ## generate the reference of CRDs and chart values
