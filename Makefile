@@ -21,6 +21,10 @@ test: venv  ## every test: lint, types, units, properties, contracts, chart, end
 check: venv  ## the quick half of the tests: no cluster
 	@$(PY) -m tests.run --quick
 
+bench-contracts: venv  ## what users of the contracts pay: receipts on a node of its own, beside the bars and the peers
+	@test -d contracts/node_modules || npm ci --prefix contracts --no-audit --no-fund --silent
+	@$(PY) -m bench.contracts
+
 lock: venv  ## pin and hash the requirements again
 	@for set in base: "operator:--extra operator" "dev:--extra operator --extra dev"; do \
 	  .venv/bin/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header --no-emit-index-url --no-emit-find-links \
@@ -39,4 +43,4 @@ venv: .venv/.installed
 	@.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-.PHONY: help demo down test check lock docs venv
+.PHONY: help demo down test check bench-contracts lock docs venv

@@ -9,6 +9,7 @@ from demo import pods
 from demo.cluster import Cluster
 from demo.ledger import Ledger
 from demo.parties import HOSPITALS, PARTIES, RELAYS, REQUESTER, ROOT, SERVERS, WORK
+from veilpod.core.channel.state import parse_word
 
 
 def report(cluster: Cluster, ledger: Ledger, task: str, images: dict[str, str]) -> dict[str, Any]:
@@ -58,25 +59,27 @@ def channels(cluster: Cluster, ledger: Ledger) -> list[dict[str, Any]]:
     for opened in (e for e in events if e["name"] == "Opened"):
         channel = "0x" + opened["args"]["channelId"].hex()
         closed = next((e for e in events if e["name"] == "Closed" and e["args"]["channelId"] == opened["args"]["channelId"]), None)
-        final = closed["args"] if closed else {}
+        parties = ledger.arguments(opened)["id"]  # the event has only what changed
+        first = parse_word(opened["args"]["channelId"], opened["args"]["word"])
+        final = parse_word(closed["args"]["channelId"], closed["args"]["word"]) if closed else None
         found.append(
             {
                 "channelId": channel,
-                "a": ledger.names.get(opened["args"]["a"].lower()),
-                "b": ledger.names.get(opened["args"]["b"].lower()),
+                "a": ledger.names.get(parties["a"].lower()),
+                "b": ledger.names.get(parties["b"].lower()),
                 "opening": {
                     "block": opened["block"],
                     "time": opened["time"],
-                    "depositA": str(opened["args"]["depositA"]),
-                    "depositB": str(opened["args"]["depositB"]),
+                    "depositA": str(first.balance_a),
+                    "depositB": str(first.balance_b),
                 },
                 "updates": max((side.get("updates") or 0 for side in sides.get(channel, {}).values()), default=0),
-                "finalVersion": final.get("version"),
-                "finalSequence": final.get("version", 0) & ((1 << 40) - 1) if final else None,
+                "finalVersion": final.epoch << 40 | final.sequence if final else None,
+                "finalSequence": final.sequence if final else None,
                 "sides": sides.get(channel, {}),
                 "transcriptHead": sorted({str(side.get("transcriptHead")) for side in sides.get(channel, {}).values()}),
-                "payout": {"a": str(final.get("paidA")), "b": str(final.get("paidB")), "block": closed["block"], "time": closed["time"]}
-                if closed
+                "payout": {"a": str(final.balance_a), "b": str(final.balance_b), "block": closed["block"], "time": closed["time"]}
+                if closed and final
                 else None,
             }
         )

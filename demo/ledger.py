@@ -62,7 +62,7 @@ class Ledger:
         return found
 
     def events(self, contract: str) -> list[dict[str, Any]]:
-        """Every event of a contract in the window, decoded: name, args, block, time."""
+        """Every event of a contract in the window, decoded: name, args, block, time, and the transaction it came from."""
         bound = self.web3.eth.contract(address=Web3.to_checksum_address(self.contracts[contract]), abi=artifacts()[_ABI[contract]])
         logs = self.web3.eth.get_logs({"address": bound.address, "fromBlock": self.first + 1, "toBlock": self.last})
         names = {
@@ -74,8 +74,16 @@ class Ledger:
         for log in logs:
             event = bound.events[names[bytes(log["topics"][0])]]().process_log(log)
             time = self.web3.eth.get_block(event["blockNumber"])["timestamp"]
-            found.append({"name": event["event"], "args": dict(event["args"]), "block": event["blockNumber"], "time": time})
+            origin = {"contract": contract, "transaction": event["transactionHash"]}
+            found.append({"name": event["event"], "args": dict(event["args"]), "block": event["blockNumber"], "time": time} | origin)
         return found
+
+    def arguments(self, event: dict[str, Any]) -> dict[str, Any]:
+        """Decode the call that an event came from."""
+        contract = event["contract"]
+        bound = self.web3.eth.contract(address=Web3.to_checksum_address(self.contracts[contract]), abi=artifacts()[_ABI[contract]])
+        _, arguments = bound.decode_function_input(self.web3.eth.get_transaction(event["transaction"])["input"])
+        return dict(arguments)
 
     def owner_of(self, node: int) -> str:
         """Who registered a node."""

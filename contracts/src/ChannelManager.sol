@@ -31,9 +31,9 @@ contract ChannelManager is IChannelManager, Domain, Lock {
     error CallAsParty();
     error CallAsPeer(address peer);
     error CallAsOpener(address opener);
-    error CloseChannelFirst(Phase phase);
-    error OpenChannelFirst(Phase phase);
-    error ChallengeFirst(Phase phase);
+    error CloseChannelFirst(uint8 phase);
+    error OpenChannelFirst(uint8 phase);
+    error ChallengeFirst(uint8 phase);
     error RespondInstead();
     error FinalizeInstead(uint256 deadline);
     error WaitUntilAfter(uint256 deadline);
@@ -69,82 +69,102 @@ contract ChannelManager is IChannelManager, Domain, Lock {
                                  STORAGE
     //////////////////////////////////////////////////////////////*/
 
-    mapping(bytes32 channelId => Word) private words;
-    mapping(address account => mapping(address asset => uint256)) public credit;
+    /// Structs of one member, so that a place is looked up once a call.
+    struct Channel {
+        Word word;
+    }
+
+    struct Credit {
+        uint256 amount;
+    }
+
+    mapping(bytes32 channelId => Channel) private channels;
+    mapping(address account => mapping(address asset => Credit)) public credit;
 
     /*//////////////////////////////////////////////////////////////
                                  OPENING
     //////////////////////////////////////////////////////////////*/
 
     /// @inheritdoc IChannelManager
-    function open(Id calldata id, uint80 deposit, uint80 peerDeposit) external payable lock {
-        bytes32 cid = _validId(id);
-        bool byB = _callerIsB(id);
-        uint56 version = _nextEpoch(words[cid]);
-        (uint80 depositA, uint80 depositB) = byB ? (peerDeposit, deposit) : (deposit, peerDeposit);
-        _checkDeposits(depositA, depositB);
-
-        words[cid] = Words.encode(Phase.Opening, byB ? Words.BY_B : 0, version, 0, depositA, depositB);
-
-        emit Opening(cid, id.a, id.b, id.terms, uint16(version >> 40), depositA, depositB);
-        Payments.pull(_asset(id), deposit);
-    }
-
-    /// @inheritdoc IChannelManager
-    function join(Id calldata id, uint16 epoch) external payable lock {
+    function open(Id calldata id, uint256 deposit, uint256 peerDeposit) external payable {
+        (uint256 a, uint256 b, uint256 terms) = _newId(id);
         bytes32 cid = channelId(id);
-        Word w = words[cid];
-        if (w.phase() != Phase.Opening) revert OpenChannelFirst(w.phase());
-        if (w.epoch() != epoch) revert UseEpoch(w.epoch());
-        (address joiner, uint80 deposit) = w.byB() ? (id.a, w.balanceA()) : (id.b, w.balanceB());
-        if (msg.sender != joiner) revert CallAsPeer(joiner);
 
-        words[cid] = Words.encode(Phase.Open, 0, w.version(), 0, w.balanceA(), w.balanceB());
+        Word w;
+        if (_caller() == b) w = _begin(cid, Words.OPENING_BY_B, peerDeposit, deposit);
+        else if (_caller() == a) w = _begin(cid, Words.OPENING, deposit, peerDeposit);
+        else revert CallAsParty();
 
-        emit Opened(cid, id.a, id.b, id.terms, epoch, w.balanceA(), w.balanceB());
-        Payments.pull(_asset(id), deposit);
+        emit Opening(cid, w);
+        _pull(terms, deposit);
     }
 
     /// @inheritdoc IChannelManager
-    function openBoth(Id calldata id, uint80 depositA, uint80 depositB, uint256 deadline, bytes calldata peerSignature)
-        external
-        payable
-        lock
-    {
-        if (block.timestamp > deadline) revert GetNewSignature(deadline);
-        bytes32 cid = _validId(id);
-        uint16 epoch = _openBoth(id, cid, depositA, depositB);
-        (address peer, uint80 own, uint80 peers) =
-            _callerIsB(id) ? (id.a, depositB, depositA) : (id.b, depositA, depositB);
-        bytes32 digest = _digest(keccak256(abi.encode(OPEN_TYPEHASH, cid, epoch, depositA, depositB, deadline)));
-        if (!Signatures.isValid(peer, digest, peerSignature)) revert GetSignatureOf(peer);
+    function join(Id calldata id, uint16 epoch) external payable {
+        (uint256 a, uint256 b, uint256 terms) = _words(id);
+        (bytes32 cid, Channel storage c, Word w) = _find(id);
+        if (w.phase() != Words.P_OPENING) revert OpenChannelFirst(w.phase());
+        if (w.epoch() != epoch) revert UseEpoch(uint16(w.epoch()));
+        (uint256 joiner, uint256 deposit) = w.byB() ? (a, w.balanceA()) : (b, w.balanceB());
+        if (_caller() != joiner) revert CallAsPeer(_address(joiner));
 
-        Payments.pull(_asset(id), own);
-        _pullFromPeer(_asset(id), peer, peers);
+        w = w.to(Words.OPEN);
+        c.word = w;
+
+        emit Opened(cid, w);
+        _pull(terms, deposit);
     }
 
-    function _openBoth(Id calldata id, bytes32 cid, uint80 depositA, uint80 depositB) private returns (uint16 epoch) {
-        uint56 version = _nextEpoch(words[cid]);
-        _checkDeposits(depositA, depositB);
-        epoch = uint16(version >> 40);
+    /// @inheritdoc IChannelManager
+    function openBoth(
+        Id calldata id,
+        uint256 depositA,
+        uint256 depositB,
+        uint256 deadline,
+        bytes calldata peerSignature
+    ) external payable {
+        if (block.timestamp > deadline) revert GetNewSignature(deadline);
+        (,, uint256 terms) = _newId(id);
+        (bool byB, address peer) = _callerAndPeer(id);
+        bytes32 cid = channelId(id);
 
-        words[cid] = Words.encode(Phase.Open, 0, version, 0, depositA, depositB);
+        Word w = _begin(cid, Words.OPEN, depositA, depositB);
 
-        emit Opened(cid, id.a, id.b, id.terms, epoch, depositA, depositB);
+        emit Opened(cid, w);
+        bytes32 digest = _openDigest(cid, w.epoch(), depositA, depositB, deadline);
+        if (!Signatures.isValid(peer, digest, peerSignature)) revert GetSignatureOf(peer);
+        _pull(terms, byB ? depositB : depositA);
+        _pullFromPeer(terms, peer, byB ? depositA : depositB);
+    }
+
+    /// @dev Start the session after the last one.
+    function _begin(bytes32 cid, uint256 first, uint256 depositA, uint256 depositB) private returns (Word w) {
+        Channel storage c = channels[cid];
+        w = c.word;
+        if (w.live()) revert CloseChannelFirst(w.phase());
+        // Wrapping around would let states of an old session replay. Another lane is another channel.
+        if (w.epoch() == type(uint16).max) revert ChooseNewLane();
+        unchecked {
+            // Either party may end up with everything, so the total must fit one balance.
+            if ((depositA | depositB | (depositA + depositB)) >> 80 != 0) revert LowerDeposits(type(uint80).max);
+            w = Words.encode(first, (w.epoch() + 1) << 40, 0, depositA, depositB);
+        }
+        c.word = w;
     }
 
     /// @inheritdoc IChannelManager
     function cancel(Id calldata id) external lock {
-        bytes32 cid = channelId(id);
-        Word w = words[cid];
-        if (w.phase() != Phase.Opening) revert OpenChannelFirst(w.phase());
-        (address opener, uint80 deposit) = w.byB() ? (id.b, w.balanceB()) : (id.a, w.balanceA());
-        if (msg.sender != opener) revert CallAsOpener(opener);
+        (uint256 a, uint256 b, uint256 terms) = _words(id);
+        (bytes32 cid, Channel storage c, Word w) = _find(id);
+        if (w.phase() != Words.P_OPENING) revert OpenChannelFirst(w.phase());
+        (uint256 opener, uint256 deposit) = w.byB() ? (b, w.balanceB()) : (a, w.balanceA());
+        if (_caller() != opener) revert CallAsOpener(_address(opener));
 
-        words[cid] = Words.encode(Phase.Closed, 0, w.version(), 0, 0, 0);
+        w = Words.encode(Words.CLOSED, w.version(), 0, 0, 0);
+        c.word = w;
 
-        emit Cancelled(cid, w.epoch());
-        _pay(_asset(id), opener, deposit);
+        emit Cancelled(cid, w);
+        _pay(_asset(terms), _address(opener), deposit);
     }
 
     /*//////////////////////////////////////////////////////////////
@@ -156,74 +176,74 @@ contract ChannelManager is IChannelManager, Domain, Lock {
         external
         lock
     {
-        bytes32 cid = channelId(id);
-        Word w = words[cid];
-        if (w.phase() != Phase.Open && w.phase() != Phase.Disputed) revert OpenChannelFirst(w.phase());
-        _checkState(w, state);
+        (bytes32 cid, Channel storage c, Word w) = _find(id);
+        if (w.phase() != Words.P_OPEN && w.phase() != Words.P_DISPUTED) revert OpenChannelFirst(w.phase());
+        (uint256 version, uint256 balanceA, uint256 balanceB) = _checked(w, state);
         // A Close that went stale (the parties went on and disputed) must not undo what the chain already knows.
-        if (_sequence(state) < w.sequence()) revert UseNewerState(w.sequence() - 1);
-        bytes32 digest = _stateDigest(CLOSE_TYPEHASH, cid, state);
-        _requireConsent(id.a, digest, signatureA);
-        _requireConsent(id.b, digest, signatureB);
+        if (version < w.version()) {
+            unchecked {
+                revert UseNewerState(uint40(w.version() - 1));
+            }
+        }
+        _requireConsent(id, _stateDigest(CLOSE_TYPEHASH, cid, state), signatureA, signatureB);
 
-        _settle(id, cid, state.version, state.balanceA, state.balanceB);
+        _settle(id, cid, c, version, balanceA, balanceB);
     }
 
     /// @inheritdoc IChannelManager
     function challenge(Id calldata id, State calldata state, bytes calldata peerSignature) external {
-        bytes32 cid = channelId(id);
-        Word w = words[cid];
-        bool byB = _callerIsB(id);
-        if (w.phase() == Phase.Disputed) revert RespondInstead();
-        if (w.phase() != Phase.Open) revert OpenChannelFirst(w.phase());
-        _checkState(w, state);
-        if (_sequence(state) == 0) {
-            // Nothing was ever signed: what was deposited is the state.
-            if (state.balanceA != w.balanceA()) revert UseDepositsAtSequenceZero();
+        (bytes32 cid, Channel storage c, Word w) = _find(id);
+        (bool byB, address peer) = _callerAndPeer(id);
+        if (w.phase() == Words.P_DISPUTED) revert RespondInstead();
+        if (w.phase() != Words.P_OPEN) revert OpenChannelFirst(w.phase());
+        (uint256 version, uint256 balanceA, uint256 balanceB) = _checked(w, state);
+        if (version == w.version()) {
+            // Sequence zero: nothing was ever signed, and what was deposited is the state.
+            if (balanceA != w.balanceA()) revert UseDepositsAtSequenceZero();
         } else {
-            address peer = byB ? id.a : id.b;
-            bytes32 digest = _stateDigest(STATE_TYPEHASH, cid, state);
-            if (!Signatures.isValid(peer, digest, peerSignature)) revert GetSignatureOf(peer);
+            if (!Signatures.isValid(peer, _stateDigest(STATE_TYPEHASH, cid, state), peerSignature)) {
+                revert GetSignatureOf(peer);
+            }
         }
 
-        uint32 deadline = uint32(block.timestamp + _challengePeriod(id));
-        words[cid] =
-            Words.encode(Phase.Disputed, byB ? Words.BY_B : 0, state.version, deadline, state.balanceA, state.balanceB);
+        unchecked {
+            uint256 deadline = uint32(block.timestamp + _challengePeriod(id.terms));
+            w = Words.encode(byB ? Words.DISPUTED_BY_B : Words.DISPUTED, version, deadline, balanceA, balanceB);
+        }
+        c.word = w;
 
-        emit Challenged(cid, msg.sender, state.version, deadline);
+        emit Challenged(cid, w);
     }
 
     /// @inheritdoc IChannelManager
     function respond(Id calldata id, State calldata state, bytes calldata signatureA, bytes calldata signatureB)
         external
     {
-        bytes32 cid = channelId(id);
-        Word w = words[cid];
-        if (w.phase() != Phase.Disputed) revert ChallengeFirst(w.phase());
+        (bytes32 cid, Channel storage c, Word w) = _find(id);
+        if (w.phase() != Words.P_DISPUTED) revert ChallengeFirst(w.phase());
         if (block.timestamp > w.deadline()) revert FinalizeInstead(w.deadline());
-        _checkState(w, state);
-        uint256 sequence = _sequence(state);
-        if (sequence <= w.sequence()) revert UseNewerState(w.sequence());
-        bytes32 digest = _stateDigest(STATE_TYPEHASH, cid, state);
-        _requireConsent(id.a, digest, signatureA);
-        _requireConsent(id.b, digest, signatureB);
+        (uint256 version, uint256 balanceA, uint256 balanceB) = _checked(w, state);
+        if (version <= w.version()) revert UseNewerState(uint40(w.version()));
+        _requireConsent(id, _stateDigest(STATE_TYPEHASH, cid, state), signatureA, signatureB);
 
-        uint8 flags = w.flags();
-        if (sequence >= w.sequence() + PENALTY_LEAD) flags |= Words.PENALTY;
-        words[cid] = Words.encode(Phase.Disputed, flags, state.version, w.deadline(), state.balanceA, state.balanceB);
+        uint256 first = w.first();
+        unchecked {
+            if (version >= w.version() + PENALTY_LEAD) first |= Words.PENALTY;
+        }
+        w = Words.encode(first, version, w.deadline(), balanceA, balanceB);
+        c.word = w;
 
-        emit Responded(cid, state.version);
+        emit Responded(cid, w);
     }
 
     /// @inheritdoc IChannelManager
     function finalize(Id calldata id) external lock {
-        bytes32 cid = channelId(id);
-        Word w = words[cid];
-        if (w.phase() != Phase.Disputed) revert ChallengeFirst(w.phase());
+        (bytes32 cid, Channel storage c, Word w) = _find(id);
+        if (w.phase() != Words.P_DISPUTED) revert ChallengeFirst(w.phase());
         if (block.timestamp <= w.deadline()) revert WaitUntilAfter(w.deadline());
 
-        (uint80 paidA, uint80 paidB) = _afterPenalty(w, _penaltyBps(id));
-        _settle(id, cid, w.version(), paidA, paidB);
+        (uint256 paidA, uint256 paidB) = _afterPenalty(w, _penaltyBps(id.terms));
+        _settle(id, cid, c, w.version(), paidA, paidB);
     }
 
     /*//////////////////////////////////////////////////////////////
@@ -237,10 +257,11 @@ contract ChannelManager is IChannelManager, Domain, Lock {
 
     /// @inheritdoc IChannelManager
     function withdrawCredit(address asset) external lock {
-        uint256 amount = credit[msg.sender][asset];
+        Credit storage own = credit[msg.sender][asset];
+        uint256 amount = own.amount;
         if (amount == 0) revert NothingToWithdraw();
 
-        credit[msg.sender][asset] = 0;
+        own.amount = 0;
 
         emit CreditWithdrawn(msg.sender, asset, amount);
         if (!Payments.tryPushAll(asset, msg.sender, amount)) revert AcceptPayment();
@@ -251,16 +272,14 @@ contract ChannelManager is IChannelManager, Domain, Lock {
     //////////////////////////////////////////////////////////////*/
 
     /// @inheritdoc IChannelManager
-    function channel(bytes32 cid) external view returns (ChannelView memory) {
-        Word w = words[cid];
-        return ChannelView({
-            phase: w.phase(),
-            epoch: w.epoch(),
-            sequence: w.sequence(),
-            deadline: w.deadline(),
-            balanceA: w.balanceA(),
-            balanceB: w.balanceB()
-        });
+    function channel(bytes32 cid) external view returns (ChannelView memory v) {
+        Word w = channels[cid].word;
+        v.phase = Phase(w.phase());
+        v.epoch = uint16(w.epoch());
+        v.sequence = uint40(w.version());
+        v.deadline = uint32(w.deadline());
+        v.balanceA = uint80(w.balanceA());
+        v.balanceB = uint80(w.balanceB());
     }
 
     /// @inheritdoc IChannelManager
@@ -277,81 +296,140 @@ contract ChannelManager is IChannelManager, Domain, Lock {
                              CHECKS ON INPUT
     //////////////////////////////////////////////////////////////*/
 
-    /// @dev Only the opening functions check the terms: the id commits to them, so an opened channel has good ones.
-    function _validId(Id calldata id) private pure returns (bytes32) {
-        if (id.a == address(0) || id.a >= id.b) revert OrderPartiesAscending();
-        uint256 period = _challengePeriod(id);
-        if (period < MIN_CHALLENGE_PERIOD || period > MAX_CHALLENGE_PERIOD) {
-            revert ChooseChallengePeriod(MIN_CHALLENGE_PERIOD, MAX_CHALLENGE_PERIOD);
+    /// @dev The id's words as they came. The high bits of a and b are clean in every channel that was ever opened.
+    function _words(Id calldata id) private pure returns (uint256 a, uint256 b, uint256 terms) {
+        assembly ("memory-safe") {
+            a := calldataload(id)
+            b := calldataload(add(id, 0x20))
+            terms := calldataload(add(id, 0x40))
         }
-        if (_penaltyBps(id) > BPS) revert ChoosePenaltyUpTo(BPS);
-        return channelId(id);
     }
 
-    function _callerIsB(Id calldata id) private view returns (bool) {
-        if (msg.sender == id.b) return true;
-        if (msg.sender != id.a) revert CallAsParty();
-        return false;
+    /// @dev Only the opening functions check the words: the id commits to them, so an opened channel has good ones.
+    function _newId(Id calldata id) private pure returns (uint256 a, uint256 b, uint256 terms) {
+        (a, b, terms) = _words(id);
+        bool ordered;
+        assembly ("memory-safe") {
+            ordered := and(gt(a, 0), and(lt(a, b), iszero(shr(160, b))))
+        }
+        if (!ordered) revert OrderPartiesAscending();
+        unchecked {
+            // A period below the least wraps around and is above the range too.
+            if (_challengePeriod(terms) - MIN_CHALLENGE_PERIOD > MAX_CHALLENGE_PERIOD - MIN_CHALLENGE_PERIOD) {
+                revert ChooseChallengePeriod(MIN_CHALLENGE_PERIOD, MAX_CHALLENGE_PERIOD);
+            }
+        }
+        if (_penaltyBps(terms) > BPS) revert ChoosePenaltyUpTo(BPS);
     }
 
-    /// @return the version at sequence 0 of the session after the last one.
-    function _nextEpoch(Word w) private pure returns (uint56) {
-        if (w.phase() != Phase.None && w.phase() != Phase.Closed) revert CloseChannelFirst(w.phase());
-        // Wrapping around would let states of an old session replay. Another lane is another channel.
-        if (w.epoch() == type(uint16).max) revert ChooseNewLane();
-        return uint56(w.epoch() + 1) << 40;
+    function _find(Id calldata id) private view returns (bytes32 cid, Channel storage c, Word w) {
+        cid = channelId(id);
+        c = channels[cid];
+        w = c.word;
     }
 
-    /// @dev Either party may end up with everything, so the total must fit one balance.
-    function _checkDeposits(uint80 depositA, uint80 depositB) private pure {
-        if (uint256(depositA) + depositB > type(uint80).max) revert LowerDeposits(type(uint80).max);
+    function _caller() private view returns (uint256) {
+        return uint160(msg.sender);
     }
 
-    function _checkState(Word w, State calldata state) private pure {
-        if (state.version >> 40 != w.epoch()) revert UseEpoch(w.epoch());
-        if (uint256(state.balanceA) + state.balanceB != w.total()) revert KeepTotal(w.total());
+    function _address(uint256 word) private pure returns (address) {
+        return address(uint160(word));
+    }
+
+    function _callerAndPeer(Id calldata id) private view returns (bool byB, address peer) {
+        (uint256 a, uint256 b,) = _words(id);
+        if (_caller() == b) return (true, _address(a));
+        if (_caller() != a) revert CallAsParty();
+        return (false, _address(b));
+    }
+
+    /// @return version of this epoch, the sequence in its low bits. @return balanceA @return balanceB which sum to the total.
+    /// @dev Reads whole words, so that high bits which fit no type are refused by these checks and by name.
+    function _checked(Word w, State calldata state)
+        private
+        pure
+        returns (uint256 version, uint256 balanceA, uint256 balanceB)
+    {
+        assembly ("memory-safe") {
+            version := calldataload(state)
+            balanceA := calldataload(add(state, 0x20))
+            balanceB := calldataload(add(state, 0x40))
+        }
+        if (version >> 40 != w.epoch()) revert UseEpoch(uint16(w.epoch()));
+        uint256 total = w.total();
+        unchecked {
+            if (balanceA > total || balanceB != total - balanceA) revert KeepTotal(total);
+        }
     }
 
     /// @dev The sender of a transaction signed it: that is its consent.
-    function _requireConsent(address party, bytes32 digest, bytes calldata signature) private view {
-        if (msg.sender != party && !Signatures.isValid(party, digest, signature)) revert GetSignatureOf(party);
+    function _requireConsent(Id calldata id, bytes32 digest, bytes calldata signatureA, bytes calldata signatureB)
+        private
+        view
+    {
+        (uint256 a, uint256 b,) = _words(id);
+        if (_caller() != a && !Signatures.isValid(_address(a), digest, signatureA)) revert GetSignatureOf(_address(a));
+        if (_caller() != b && !Signatures.isValid(_address(b), digest, signatureB)) revert GetSignatureOf(_address(b));
     }
 
     /*//////////////////////////////////////////////////////////////
                                   MONEY
     //////////////////////////////////////////////////////////////*/
 
-    function _pullFromPeer(address asset, address peer, uint80 amount) private {
-        if (asset != Payments.ETH) return Payments.pullToken(asset, peer, amount);
-
-        uint256 available = credit[peer][Payments.ETH];
-        if (available < amount) revert TopUpCredit(peer, amount);
-        unchecked {
-            credit[peer][Payments.ETH] = available - amount;
+    /// @dev The caller's deposit. Coin came with the call; only a token is asked for, and may call back: see Lock.
+    function _pull(uint256 terms, uint256 amount) private {
+        address asset = _asset(terms);
+        if (asset == Payments.ETH) {
+            if (msg.value != amount) revert Payments.SendValue(amount);
+        } else {
+            if (msg.value != 0) revert Payments.SendValue(0);
+            _pullToken(asset, msg.sender, amount);
         }
     }
 
-    function _settle(Id calldata id, bytes32 cid, uint56 version, uint80 paidA, uint80 paidB) private {
-        // The tombstone keeps the epoch: no state of this session replays in the next.
-        words[cid] = Words.encode(Phase.Closed, 0, version, 0, 0, 0);
+    function _pullFromPeer(uint256 terms, address peer, uint256 amount) private {
+        address asset = _asset(terms);
+        if (asset != Payments.ETH) return _pullToken(asset, peer, amount);
 
-        emit Closed(cid, version, paidA, paidB);
-        _pay(_asset(id), id.a, paidA);
-        _pay(_asset(id), id.b, paidB);
+        Credit storage peers = credit[peer][Payments.ETH];
+        uint256 available = peers.amount;
+        if (available < amount) revert TopUpCredit(peer, amount);
+        unchecked {
+            peers.amount = available - amount;
+        }
+    }
+
+    function _pullToken(address token, address from, uint256 amount) private lock {
+        Payments.pullToken(token, from, amount);
+    }
+
+    function _settle(Id calldata id, bytes32 cid, Channel storage c, uint256 version, uint256 paidA, uint256 paidB)
+        private
+    {
+        // The tombstone keeps the epoch: no state of this session replays in the next.
+        c.word = Words.encode(Words.CLOSED, version, 0, 0, 0);
+
+        emit Closed(cid, Words.encode(Words.CLOSED, version, 0, paidA, paidB));
+        (uint256 a, uint256 b, uint256 terms) = _words(id);
+        _pay(_asset(terms), _address(a), paidA);
+        _pay(_asset(terms), _address(b), paidB);
     }
 
     /// @dev A share of the total, so that it deters even one who has little left to lose; never more than the challenger has.
-    function _afterPenalty(Word w, uint256 bps) private pure returns (uint80 paidA, uint80 paidB) {
+    function _afterPenalty(Word w, uint256 bps) private pure returns (uint256 paidA, uint256 paidB) {
         (paidA, paidB) = (w.balanceA(), w.balanceB());
-        if (w.flags() & Words.PENALTY == 0) return (paidA, paidB);
+        if (!w.penalty()) return (paidA, paidB);
 
-        uint80 penalty = uint80(w.total() * bps / BPS);
-        if (w.byB()) {
-            if (penalty > paidB) penalty = paidB;
-            return (paidA + penalty, paidB - penalty);
+        // 80 bits times 14 bits, and no more is moved than is there.
+        unchecked {
+            uint256 penalty = w.total() * bps / BPS;
+            if (w.byB()) {
+                if (penalty > paidB) penalty = paidB;
+                return (paidA + penalty, paidB - penalty);
+            }
+            if (penalty > paidA) penalty = paidA;
+            return (paidA - penalty, paidB + penalty);
         }
-        if (penalty > paidA) penalty = paidA;
-        return (paidA - penalty, paidB + penalty);
     }
 
     function _pay(address asset, address to, uint256 amount) private {
@@ -360,7 +438,7 @@ contract ChannelManager is IChannelManager, Domain, Lock {
     }
 
     function _credit(address account, address asset, uint256 amount) private {
-        credit[account][asset] += amount;
+        credit[account][asset].amount += amount;
         emit Credited(account, asset, amount);
     }
 
@@ -368,23 +446,39 @@ contract ChannelManager is IChannelManager, Domain, Lock {
                           TERMS AND TYPED DATA
     //////////////////////////////////////////////////////////////*/
 
-    function _asset(Id calldata id) private pure returns (address) {
-        return address(uint160(id.terms >> 96));
+    function _asset(uint256 terms) private pure returns (address) {
+        return _address(terms >> 96);
     }
 
-    function _challengePeriod(Id calldata id) private pure returns (uint256) {
-        return uint32(id.terms >> 16);
+    function _challengePeriod(uint256 terms) private pure returns (uint256) {
+        return uint32(terms >> 16);
     }
 
-    function _penaltyBps(Id calldata id) private pure returns (uint256) {
-        return uint16(id.terms);
+    function _penaltyBps(uint256 terms) private pure returns (uint256) {
+        return uint16(terms);
     }
 
-    function _sequence(State calldata state) private pure returns (uint40) {
-        return uint40(state.version);
+    function _openDigest(bytes32 cid, uint256 epoch, uint256 depositA, uint256 depositB, uint256 deadline)
+        private
+        view
+        returns (bytes32)
+    {
+        bytes32 typehash = OPEN_TYPEHASH;
+        bytes32 structHash;
+        assembly ("memory-safe") {
+            let pointer := mload(0x40)
+            mstore(pointer, typehash)
+            mstore(add(pointer, 0x20), cid)
+            mstore(add(pointer, 0x40), epoch)
+            mstore(add(pointer, 0x60), depositA)
+            mstore(add(pointer, 0x80), depositB)
+            mstore(add(pointer, 0xa0), deadline)
+            structHash := keccak256(pointer, 0xc0)
+        }
+        return _digest(structHash);
     }
 
-    /// @dev The four words of the state are encoded as they came; `_checkState` has read them, which refuses dirty high bits.
+    /// @dev The four words of the state are encoded as they came; `_checked` has read them, which refuses dirty high bits.
     function _stateDigest(bytes32 typehash, bytes32 cid, State calldata state) private view returns (bytes32) {
         bytes32 structHash;
         assembly ("memory-safe") {

@@ -5,6 +5,7 @@ import {ChannelManager} from "../src/ChannelManager.sol";
 import {IChannelManager} from "../src/interfaces/IChannelManager.sol";
 import {Lock} from "../src/lib/Lock.sol";
 import {Payments} from "../src/lib/Payments.sol";
+import {Word} from "../src/lib/Words.sol";
 import {Base} from "./Base.sol";
 import {Token} from "./mocks/Token.sol";
 import {Wallet} from "./mocks/Wallet.sol";
@@ -104,6 +105,15 @@ abstract contract ChannelBase is Base {
         return sign(key, digest(address(manager), hash));
     }
 
+    /// The word of a channel, put together here as the specification says it: flags and phase in the first eight bits.
+    function word(uint8 first, uint56 version, uint32 deadline, uint80 balanceA, uint80 balanceB)
+        internal
+        pure
+        returns (Word)
+    {
+        return Word.wrap(uint256(bytes32(abi.encodePacked(first, version, deadline, balanceA, balanceB))));
+    }
+
     function assertChannel(IChannelManager.Phase phase, uint40 sequence, uint80 balanceA, uint80 balanceB)
         internal
         view
@@ -123,13 +133,13 @@ contract OpeningTest is ChannelBase {
 
     function test_a_opens_and_b_joins() public {
         vm.expectEmit();
-        emit IChannelManager.Opening(cid, a, b, id.terms, 1, DEPOSIT_A, DEPOSIT_B);
+        emit IChannelManager.Opening(cid, word(0x01, 1 << 40, 0, DEPOSIT_A, DEPOSIT_B));
         vm.prank(a);
         manager.open{value: DEPOSIT_A}(id, DEPOSIT_A, DEPOSIT_B);
         assertChannel(IChannelManager.Phase.Opening, 0, DEPOSIT_A, DEPOSIT_B);
 
         vm.expectEmit();
-        emit IChannelManager.Opened(cid, a, b, id.terms, 1, DEPOSIT_A, DEPOSIT_B);
+        emit IChannelManager.Opened(cid, word(0x02, 1 << 40, 0, DEPOSIT_A, DEPOSIT_B));
         vm.prank(b);
         manager.join{value: DEPOSIT_B}(id, 1);
         assertChannel(IChannelManager.Phase.Open, 0, DEPOSIT_A, DEPOSIT_B);
@@ -252,7 +262,7 @@ contract OpeningTest is ChannelBase {
         vm.startPrank(b);
         manager.open{value: DEPOSIT_B}(id, DEPOSIT_B, DEPOSIT_A);
         vm.expectEmit();
-        emit IChannelManager.Cancelled(cid, 1);
+        emit IChannelManager.Cancelled(cid, word(0x04, 1 << 40, 0, 0, 0));
         manager.cancel(id);
         vm.assertEq(b.balance, 100 ether, "deposit back");
         assertChannel(IChannelManager.Phase.Closed, 0, 0, 0);
@@ -381,7 +391,7 @@ contract ClosingTest is ChannelBase {
         bytes memory fromA = signClose(keyA, s);
         bytes memory fromB = signClose(keyB, s);
         vm.expectEmit();
-        emit IChannelManager.Closed(cid, s.version, s.balanceA, s.balanceB);
+        emit IChannelManager.Closed(cid, word(0x04, s.version, 0, s.balanceA, s.balanceB));
         vm.prank(STRANGER);
         manager.close(id, s, fromA, fromB);
 
@@ -527,14 +537,16 @@ contract DisputeTest is ChannelBase {
         IChannelManager.State memory s = state(4, 1 ether);
         bytes memory fromB = signState(keyB, s);
         vm.expectEmit();
-        emit IChannelManager.Challenged(cid, a, s.version, uint32(block.timestamp + PERIOD));
+        emit IChannelManager.Challenged(
+            cid, word(0x03, s.version, uint32(block.timestamp + PERIOD), s.balanceA, s.balanceB)
+        );
         vm.prank(a);
         manager.challenge(id, s, fromB);
         assertChannel(IChannelManager.Phase.Disputed, 4, 1 ether, 3 ether);
 
         afterThePeriod();
         vm.expectEmit();
-        emit IChannelManager.Closed(cid, s.version, 1 ether, 3 ether);
+        emit IChannelManager.Closed(cid, word(0x04, s.version, 0, 1 ether, 3 ether));
         vm.prank(STRANGER);
         manager.finalize(id);
         assertPaid(1 ether, 3 ether);
@@ -612,7 +624,7 @@ contract DisputeTest is ChannelBase {
         vm.warp(block.timestamp + 10);
         IChannelManager.State memory newer = state(2, 2 ether);
         vm.expectEmit();
-        emit IChannelManager.Responded(cid, newer.version);
+        emit IChannelManager.Responded(cid, word(0x83, newer.version, deadline, 2 ether, 2 ether));
         respondWith(newer);
 
         vm.assertEq(manager.channel(cid).deadline, deadline, "the clock is not extended");
@@ -845,7 +857,7 @@ contract TokenChannelTest is ChannelBase {
     function test_an_asset_without_code_is_refused() public {
         use(terms(address(0xDEAD), 7, PERIOD, PENALTY_BPS));
         vm.prank(a);
-        vm.expectRevert("");
+        vm.expectRevert(abi.encodeWithSelector(Payments.UseTokenContract.selector, address(0xDEAD)));
         manager.open(id, DEPOSIT_A, DEPOSIT_B);
     }
 

@@ -6,39 +6,7 @@ import {INodeRegistry} from "../src/interfaces/INodeRegistry.sol";
 import {ChannelBase} from "./ChannelManager.t.sol";
 import {RegistryBase} from "./NodeRegistry.t.sol";
 import {SchedulerBase} from "./TaskScheduler.t.sol";
-
-/// A token as lean as tokens are: what is measured is ours.
-contract LeanToken {
-    mapping(address => uint256) public balanceOf;
-    mapping(address => mapping(address => uint256)) public allowance;
-
-    event Transfer(address indexed from, address indexed to, uint256 amount);
-
-    function mint(address to, uint256 amount) external {
-        balanceOf[to] += amount;
-    }
-
-    function approve(address spender, uint256 amount) external {
-        allowance[msg.sender][spender] = amount;
-    }
-
-    function transfer(address to, uint256 amount) external returns (bool) {
-        return move(msg.sender, to, amount);
-    }
-
-    function transferFrom(address from, address to, uint256 amount) external returns (bool) {
-        uint256 allowed = allowance[from][msg.sender];
-        if (allowed != type(uint256).max) allowance[from][msg.sender] = allowed - amount;
-        return move(from, to, amount);
-    }
-
-    function move(address from, address to, uint256 amount) private returns (bool) {
-        balanceOf[from] -= amount;
-        balanceOf[to] += amount;
-        emit Transfer(from, to, amount);
-        return true;
-    }
-}
+import {LeanToken} from "./mocks/LeanToken.sol";
 
 /// What users pay, as a receipt would say it: run by tools/gas, isolated (every call is a transaction of its own) and on the bytecode
 /// that is shipped. Both parties exist and both are paid.
@@ -54,11 +22,15 @@ contract ChannelGas is ChannelBase {
     }
 
     function test_open_both_then_again() public {
-        vm.prank(b);
-        manager.depositCredit{value: 5 ether}();
+        // The peer's credit is what its request asks for, and is spent to the last wei.
+        credit(DEPOSIT_B);
         openBothMeasured(1, DEPOSIT_A, "openBoth");
         closeMeasured("close after openBoth");
+        credit(DEPOSIT_B);
         openBothMeasured(2, DEPOSIT_A, "openBoth again");
+        closeMeasured("close after openBoth again");
+        credit(2 * DEPOSIT_B);
+        openBothMeasured(3, DEPOSIT_A, "openBoth again, credit left");
     }
 
     function test_dispute() public {
@@ -69,10 +41,9 @@ contract ChannelGas is ChannelBase {
         manager.challenge(id, s, fromA);
         measured("challenge");
         s = state(6, 2.5 ether);
-        fromA = signState(keyA, s);
         bytes memory fromB = signState(keyB, s);
         vm.prank(a);
-        manager.respond(id, s, fromA, fromB);
+        manager.respond(id, s, "", fromB);
         measured("respond");
         vm.warp(uint256(manager.channel(cid).deadline) + 1);
         vm.prank(a);
@@ -101,6 +72,11 @@ contract ChannelGas is ChannelBase {
         closeMeasured("token close while others are open");
         use(terms(address(token), 7, PERIOD, PENALTY_BPS));
         closeMeasured("token close");
+    }
+
+    function credit(uint256 amount) private {
+        vm.prank(b);
+        manager.depositCredit{value: amount}();
     }
 
     function openMeasured(string memory first, string memory second) private {

@@ -10,7 +10,7 @@ from veilpod.chain.journal import Journal
 from veilpod.core.channel import dispute
 from veilpod.core.channel.machine import Machine, Party, Persist, Send
 from veilpod.core.channel.rules import Link
-from veilpod.core.channel.state import channel_id, opening_state, order
+from veilpod.core.channel.state import channel_id, opening_state, order, parse_word
 from veilpod.core.entities import ChannelPhase
 from veilpod.core.ids import ServerIndex
 from veilpod.core.typed_data import Domain
@@ -62,8 +62,9 @@ class Pair:
     async def paid(self):
         """What closing paid to both, from the event."""
         entry = self.node.rpc("eth_getLogs", {"address": self.node.addresses.channels, "fromBlock": "0x0"})[-1]
-        words = bytes.fromhex(entry["data"][2:])
-        return int.from_bytes(words[32:64], "big"), int.from_bytes(words[64:96], "big")
+        word = parse_word(self.link.channel, int(entry["data"], 16))
+        assert word.phase is ChannelPhase.CLOSED
+        return word.balance_a, word.balance_b
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.30;
 
+import {Word} from "../lib/Words.sol";
+
 /// @title Two-party payment channels, one word each.
 /// @notice phase:8 | epoch:16 | sequence:40 | deadline:32 | balanceA:80 | balanceB:80 in every phase. `a` < `b` numerically. A closed channel keeps its epoch, so no state of an earlier session replays.
 interface IChannelManager {
@@ -36,39 +38,29 @@ interface IChannelManager {
         uint80 balanceB;
     }
 
-    event Opening(
-        bytes32 indexed channelId,
-        address indexed a,
-        address indexed b,
-        uint256 terms,
-        uint16 epoch,
-        uint80 depositA,
-        uint80 depositB
-    );
-    event Opened(
-        bytes32 indexed channelId,
-        address indexed a,
-        address indexed b,
-        uint256 terms,
-        uint16 epoch,
-        uint80 depositA,
-        uint80 depositB
-    );
-    event Cancelled(bytes32 indexed channelId, uint16 epoch);
-    event Challenged(bytes32 indexed channelId, address indexed by, uint56 version, uint32 deadline);
-    event Responded(bytes32 indexed channelId, uint56 version);
-    event Closed(bytes32 indexed channelId, uint56 version, uint80 paidA, uint80 paidB);
+    /// Every event of a channel carries its word as the transition leaves it; parties and terms are in the transaction.
+    event Opening(bytes32 indexed channelId, Word word);
+    event Opened(bytes32 indexed channelId, Word word);
+    event Cancelled(bytes32 indexed channelId, Word word);
+    event Challenged(bytes32 indexed channelId, Word word);
+    event Responded(bytes32 indexed channelId, Word word);
+    /// The balances in this word are what is paid.
+    event Closed(bytes32 indexed channelId, Word word);
     event Credited(address indexed account, address indexed asset, uint256 amount);
     event CreditWithdrawn(address indexed account, address indexed asset, uint256 amount);
 
     /// The caller (a or b) locks its deposit (msg.value for ETH, amount pulled for ERC-20) and names what the peer must lock.
-    function open(Id calldata id, uint80 deposit, uint80 peerDeposit) external payable;
+    function open(Id calldata id, uint256 deposit, uint256 peerDeposit) external payable;
     /// The peer locks its part; commits to the epoch so that cancel and re-open cannot swap the deposit under it.
     function join(Id calldata id, uint16 epoch) external payable;
     /// One transaction with the peer's signed EIP-712 Open(bytes32 channelId,uint16 epoch,uint80 depositA,uint80 depositB,uint256 deadline): the peer's part comes from its credit/allowance.
-    function openBoth(Id calldata id, uint80 depositA, uint80 depositB, uint256 deadline, bytes calldata peerSignature)
-        external
-        payable;
+    function openBoth(
+        Id calldata id,
+        uint256 depositA,
+        uint256 depositB,
+        uint256 deadline,
+        bytes calldata peerSignature
+    ) external payable;
     function cancel(Id calldata id) external; // the opener, before join
     /// EIP-712 Close(bytes32 channelId,uint56 version,uint80 balanceA,uint80 balanceB,bytes32 dataHash) by both parties; msg.sender counts as its own signature (empty bytes). Also supersedes a dispute.
     function close(Id calldata id, State calldata state, bytes calldata signatureA, bytes calldata signatureB) external;

@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.30;
 
-interface IERC20 {
-    function balanceOf(address account) external view returns (uint256);
-}
-
 /// @title Moving ETH (asset zero) and ERC-20 tokens in and out.
 /// @dev Caveats:
 /// - A payment out never reverts because of the payee; the caller keeps a credit instead. It does revert when the caller of the
@@ -13,6 +9,7 @@ interface IERC20 {
 ///   lie about balances, breaks the books of channels in that token and of no others.
 library Payments {
     error SendValue(uint256 expected);
+    error UseTokenContract(address token);
     error UseTokenWithoutFee(address token);
     error ApproveToken(address token, address from, uint256 amount);
     error RaiseGasLimit();
@@ -25,20 +22,14 @@ library Payments {
     /// The dearest CALL itself (cold, with value, to a new account), which the EVM deducts before it applies the 63/64 rule.
     uint256 private constant CALL_GAS = 40_000;
 
-    /// @dev Take `amount` from msg.sender: exactly msg.value for ETH, an allowance for a token.
-    function pull(address asset, uint256 amount) internal {
-        uint256 value = asset == ETH ? amount : 0;
-        if (msg.value != value) revert SendValue(value);
-        if (asset != ETH) pullToken(asset, msg.sender, amount);
-    }
-
     function pullToken(address token, address from, uint256 amount) internal {
         if (amount == 0) return;
 
-        // A token without code answers nothing, so balanceOf reverts here.
-        uint256 before = IERC20(token).balanceOf(address(this));
+        uint256 before = _balance(token);
         if (!_transferFrom(token, from, amount)) revert ApproveToken(token, from, amount);
-        if (IERC20(token).balanceOf(address(this)) - before != amount) revert UseTokenWithoutFee(token);
+        unchecked {
+            if (_balance(token) - before != amount) revert UseTokenWithoutFee(token);
+        }
     }
 
     /// @return ok false when the payee or the token refused.
@@ -52,6 +43,19 @@ library Payments {
     /// @dev For a withdrawal by the payee itself: all the gas it brought.
     function tryPushAll(address asset, address to, uint256 amount) internal returns (bool ok) {
         return asset == ETH ? _send(to, amount, gasleft()) : _transfer(asset, to, amount, gasleft());
+    }
+
+    /// @dev What this contract has. An account without code answers nothing.
+    function _balance(address token) private view returns (uint256 amount) {
+        bool ok;
+        assembly ("memory-safe") {
+            mstore(0x00, shl(224, 0x70a08231)) // balanceOf(address)
+            mstore(0x04, address())
+            ok := staticcall(gas(), token, 0x00, 0x24, 0x00, 0x20)
+            ok := and(ok, gt(returndatasize(), 0x1f))
+            amount := mload(0x00)
+        }
+        if (!ok) revert UseTokenContract(token);
     }
 
     function _send(address to, uint256 amount, uint256 cap) private returns (bool ok) {

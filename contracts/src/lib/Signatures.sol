@@ -18,21 +18,23 @@ library Signatures {
         return signer.code.length != 0 && _isValidERC1271(signer, digest, signature);
     }
 
-    /// @return the signing account, or zero for anything malformed.
-    function recover(bytes32 digest, bytes calldata signature) internal pure returns (address) {
-        if (signature.length != LENGTH) return address(0);
-
-        bytes32 r;
-        uint256 s;
-        uint8 v;
+    /// @return signer the signing account, or zero for anything malformed.
+    function recover(bytes32 digest, bytes calldata signature) internal view returns (address signer) {
         assembly ("memory-safe") {
-            r := calldataload(signature.offset)
-            s := calldataload(add(signature.offset, 0x20))
-            v := byte(0, calldataload(add(signature.offset, 0x40)))
+            if eq(signature.length, 65) {
+                // ecrecover's input: digest, v, r, s; r and s as they came.
+                let pointer := mload(0x40)
+                mstore(pointer, digest)
+                mstore(add(pointer, 0x20), byte(0, calldataload(add(signature.offset, 0x40))))
+                calldatacopy(add(pointer, 0x40), signature.offset, 0x40)
+                if iszero(gt(mload(add(pointer, 0x60)), HALF_ORDER)) {
+                    // It answers nothing, instead of a word, when there is no such signature.
+                    mstore(0x00, 0)
+                    pop(staticcall(gas(), 1, pointer, 0x80, 0x00, 0x20))
+                    signer := mload(0x00)
+                }
+            }
         }
-        if (s > HALF_ORDER) return address(0);
-
-        return ecrecover(digest, v, r, bytes32(s));
     }
 
     function _isValidERC1271(address signer, bytes32 digest, bytes calldata signature) private view returns (bool ok) {

@@ -177,7 +177,8 @@ class Writer:
         self, a: Address, b: Address, terms: ChannelTerms, state: ChannelState, signature_a: bytes, signature_b: bytes
     ) -> None:
         done = self._channel_is(a, b, terms, lambda found: _is_closed(found) and found.epoch >= state.epoch)
-        await self._channel("close", a, b, terms, (_pack(state), signature_a, signature_b), done=done)
+        signatures = self._without_own(a, b, signature_a, signature_b)
+        await self._channel("close", a, b, terms, (_pack(state), *signatures), done=done)
 
     async def challenge(self, a: Address, b: Address, terms: ChannelTerms, state: ChannelState, peer_signature: bytes) -> None:
         done = self._channel_is(a, b, terms, lambda found: _disputed_or_over(found, state))
@@ -187,7 +188,8 @@ class Writer:
         self, a: Address, b: Address, terms: ChannelTerms, state: ChannelState, signature_a: bytes, signature_b: bytes
     ) -> None:
         done = self._channel_is(a, b, terms, lambda found: _disputed_or_over(found, state))
-        await self._channel("respond", a, b, terms, (_pack(state), signature_a, signature_b), done=done)
+        signatures = self._without_own(a, b, signature_a, signature_b)
+        await self._channel("respond", a, b, terms, (_pack(state), *signatures), done=done)
 
     async def finalize(self, a: Address, b: Address, terms: ChannelTerms) -> None:
         await self._channel("finalize", a, b, terms, (), done=self._channel_is(a, b, terms, _is_closed))
@@ -232,6 +234,10 @@ class Writer:
         packed = (a, b, pack_terms(terms))
         intent = f"{name}:{channel_id(a, b, terms).hex()}"
         await self._do(intent, f"ChannelManager.{name}", (packed, *arguments), value=value, done=done)
+
+    def _without_own(self, a: Address, b: Address, signature_a: bytes, signature_b: bytes) -> tuple[bytes, bytes]:
+        """Who sends the transaction has signed it: leaving its signature out saves a thousand gas."""
+        return b"" if self.address == a else signature_a, b"" if self.address == b else signature_b
 
     def _task_is(self, task: TaskId, wanted: Callable[[ChainTask], bool]) -> Done:
         async def done(block: Header) -> bool:

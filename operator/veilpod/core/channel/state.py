@@ -8,7 +8,7 @@ from typing import Any
 
 from veilpod.core import typed_data
 from veilpod.core.canonical import from_hex, keccak256, to_hex
-from veilpod.core.entities import ChannelTerms
+from veilpod.core.entities import ChainChannel, ChannelPhase, ChannelTerms
 from veilpod.core.ids import Address, ChannelId
 from veilpod.errors import InvalidInput, ProtocolViolation
 
@@ -98,6 +98,22 @@ def channel_id(a: Address, b: Address, terms: ChannelTerms) -> ChannelId:
     if not int(a, 16) < int(b, 16):
         raise InvalidInput("BadChannelParties", "the lower account is a, the higher is b")
     return ChannelId(keccak256(b"".join(value.to_bytes(32, "big") for value in (int(a, 16), int(b, 16), pack_terms(terms)))))
+
+
+def parse_word(channel: ChannelId, word: int) -> ChainChannel:
+    """Unpack a channel's word, as its events carry it: phase:8 | epoch:16 | sequence:40 | deadline:32 | balanceA:80 | balanceB:80.
+
+    In the word of Closed the balances are what was paid.
+    """
+    return ChainChannel(
+        id=channel,
+        phase=ChannelPhase(word >> 248 & 7),  # the high bits remember who acted and whether a fine is due
+        epoch=word >> 232 & 0xFFFF,
+        sequence=word >> 192 & (1 << _SEQUENCE_BITS) - 1,
+        deadline=word >> 160 & 0xFFFFFFFF,
+        balance_a=word >> 80 & _MAX_BALANCE,
+        balance_b=word & _MAX_BALANCE,
+    )
 
 
 def order(first: Address, second: Address) -> tuple[Address, Address]:
