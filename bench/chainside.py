@@ -33,6 +33,10 @@ class Measured:
         """Its EIP-712 domain."""
         return Domain(chain_id=anvil.CHAIN_ID, contract=self.address)
 
+    def now(self) -> int:
+        """The newest block's time, unix seconds."""
+        return int(self.node.rpc("eth_getBlockByNumber", "latest", False)["timestamp"], 16)
+
     def call(self, sender: SigningKey, function: str, *arguments: Any, value: int = 0) -> int:
         """Send one transaction and return what it used."""
         data = contracts.contract(self.name).functions[function].encode(*arguments)
@@ -86,5 +90,5 @@ def running() -> Iterator[anvil.Anvil]:
     """A fresh node for a block of code."""
     if not anvil.BINARY.exists():
         raise SystemExit("anvil is not installed: npm ci --prefix contracts")
-    with anvil.running("--no-mining", "--steps-tracing") as node:
+    with anvil.running("--no-mining") as node:
         yield node

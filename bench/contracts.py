@@ -6,8 +6,9 @@ same operations, measured the same way.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import eth_abi.abi
 from tests.support.anvil import Anvil, account
 
 from bench import report
@@ -16,12 +17,15 @@ from veilpod.core import typed_data
 from veilpod.core.canonical import keccak256
 from veilpod.core.channel.state import ChannelState, channel_id, order, pack_terms
 from veilpod.core.entities import ChannelTerms
-from veilpod.core.ids import Address
+from veilpod.core.ids import Address, TaskId
 from veilpod.core.keys import SigningKey, checksum_address
 
 ETH = Address(checksum_address(bytes(20)))
 DEPOSIT_A, DEPOSIT_B = 3 * ETHER, ETHER
 PERIOD = 3600
+STORAGE, COMPUTE, RELAY = 2, 4, 8
+DRAINING = 2
+PROOF = (keccak256(b"r"), keccak256(b"s"))  # the registry does not look at it
 
 # row -> (bar, Perun, Nitro). None: the peer has no such operation.
 BARS: dict[str, tuple[int, int | None, int | None]] = {
@@ -144,22 +148,89 @@ def channels(node: Anvil) -> Iterator[tuple[str, int]]:
     yield "reopen-one-tx", one.open_both(2)
     one.close(2)
     manager.call(b, "depositCredit", value=2 * DEPOSIT_B)
-    yield "(reopen-one-tx, credit left)", one.open_both(3)
+    yield "reopen-one-tx, credit left", one.open_both(3)
 
     token = deploy_token(node, (a, b), spender=manager.address)
     first, second = pair(3, token), pair(4, token)
     yield "erc20-open-two-tx", first.open_and_join(1)
     # The manager holds some of the token, as it does in a net of channels: 17,100 less than for the first channel in it.
     yield "erc20-open-one-tx", second.open_both(1)
-    yield "(erc20-close, others open)", second.close(1)
+    yield "erc20-close, others open", second.close(1)
     yield "erc20-close", first.close(1)
+
+
+def nodes(node: Anvil) -> Iterator[tuple[str, int]]:
+    """Yield the registry's rows: a relay, not the first node there is."""
+    registry, _ = deploy(node, "NodeRegistry", account(9).address)
+    owner = account(1)
+    register(registry, owner, RELAY)
+    yield "register", register(registry, owner, RELAY)
+    yield "rotate-key", registry.call(owner, "rotateKey", 2, keccak256(b"next"), PROOF)
+    yield "set-status", registry.call(owner, "setStatus", 2, DRAINING)
+
+
+def register(registry: Measured, owner: SigningKey, roles: int) -> int:
+    """Register one more node."""
+    capacity = 8 if roles & COMPUTE else 0
+    return registry.call(owner, "register", roles, capacity, keccak256(b"identity"), keccak256(b"onion"), "192.0.2.1:9001", PROOF)
+
+
+def tasks(node: Anvil, servers: int) -> Iterator[tuple[str, int]]:
+    """Yield the scheduler's rows: a task on some servers and one store, whose nodes have served before; every server is honest."""
+    registry, _ = deploy(node, "NodeRegistry", account(9).address)
+    scheduler, _ = deploy(node, "TaskScheduler", registry.address)
+    owners = [account(index) for index in range(1, servers + 1)]
+    for owner in owners:
+        register(registry, owner, COMPUTE)
+        scheduler.call(owner, "depositStake", value=2 * ETHER)
+    register(registry, account(8), STORAGE)
+    dict(task(scheduler, owners, b"first"))
+    yield from task(scheduler, owners, b"second")
+
+
+def task(scheduler: Measured, owners: Sequence[SigningKey], salt: bytes) -> Iterator[tuple[str, int]]:
+    """Run one task from request to result."""
+    requester, key = account(0), SigningKey(secret=keccak256(b"task key"))
+    servers = len(owners)
+    terms = (servers, ETHER // 10, ETHER, *(scheduler.now() + 3600 * hours for hours in (1, 2, 3, 4)))
+    salt = keccak256(salt)
+    spec = b"spec"  # each byte more costs 16 in calldata and 8 in the event
+    yield "request", scheduler.call(requester, "request", salt, spec, terms, value=servers * ETHER // 10)
+
+    name = TaskId(keccak256(eth_abi.abi.encode(["address", "bytes32"], [requester.address, salt])))
+    nodes = list(range(1, servers + 1))
+    yield "assign", scheduler.call(requester, "assign", name, nodes, [servers + 1])
+
+    statements = [keccak256(owner.address.encode()) for owner in owners]
+    digest = typed_data.sandbox_key_digest(
+        scheduler.domain, name, key=key.address, statements_hash=typed_data.statements_hash(statements)
+    )  # fmt: skip
+    signatures = b"".join(owner.sign(digest) for owner in owners)
+    yield "publish-key", scheduler.call(requester, "publishKey", name, key.address, statements, signatures, b"descriptors")
+
+    for index, owner in enumerate(owners[:-1]):
+        yield "report", scheduler.call(owner, "report", name, index)
+    result = keccak256(b"result")
+    signature = key.sign(typed_data.result_digest(scheduler.domain, name, result_hash=result))
+    yield "complete", scheduler.call(owners[-1], "complete", name, servers - 1, result, signature)
 
 
 def main() -> None:
     """Measure, print and write build/bench/contracts.json."""
     with running() as node:
-        measured = dict(channels(node))
-    report.write("contracts", [report.Row(name, value, "gas", bar=BARS.get(name, (None,))[0]) for name, value in measured.items()])
+        measured = dict(channels(node)) | dict(nodes(node)) | dict(tasks(node, 1))
+        three = dict(tasks(node, 3))
+    report.write("contracts", [report.Row(name, measured[name], "gas", bar=bar) for name, (bar, _, _) in BARS.items()])
+
+    print(f"\n{'':28}{'ours':>14}{'Perun':>14}{'Nitro':>14}")
+    for name, (_, *peers) in BARS.items():
+        if any(peers):
+            print(f"{name:28}{measured[name]:>14,}" + "".join(f"{'-' if gas is None else f'{gas:,}':>14}" for gas in peers))
+
+    print("\nthe same elsewhere")
+    elsewhere = {name: gas for name, gas in measured.items() if name not in BARS}
+    for name, gas in (elsewhere | {f"{name}, three servers": gas for name, gas in three.items()}).items():
+        print(f"{name:42}{gas:>14,}")
 
 
 if __name__ == "__main__":

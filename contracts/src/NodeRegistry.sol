@@ -22,7 +22,6 @@ contract NodeRegistry is INodeRegistry {
     error SetCapacityForComputeOnly();
     error ReduceCapacity();
     error GiveKeys();
-    error GiveProofOf64Bytes();
     error GiveEndpoint();
     error ShortenEndpoint(uint256 maxLength);
     error NodeRetired(uint32 id);
@@ -53,7 +52,6 @@ contract NodeRegistry is INodeRegistry {
 
     uint256 private constant MAX_ENDPOINT = 64; // "[ipv6]:port" is 47
     uint256 private constant MAX_NAME = 64;
-    uint256 private constant PROOF_LENGTH = 64; // Ed25519
 
     /*//////////////////////////////////////////////////////////////
                                  STORAGE
@@ -104,10 +102,10 @@ contract NodeRegistry is INodeRegistry {
         bytes32 identityKey,
         bytes32 onionKey,
         string calldata endpoint,
-        bytes calldata proof
+        bytes32[2] calldata proof
     ) external returns (uint32 id) {
         _checkRoles(roles, capacity);
-        _checkKeys(identityKey, onionKey, proof);
+        if (identityKey == 0 || onionKey == 0) revert GiveKeys();
         _checkEndpoint(roles, endpoint);
 
         id = ++nodeCount;
@@ -123,23 +121,24 @@ contract NodeRegistry is INodeRegistry {
             endpoint: endpoint
         });
 
-        emit NodeRegistered(id, msg.sender, roles, endpoint);
-        emit NodeKey(id, 1, identityKey, onionKey, proof);
+        emit NodeRegistered(id, msg.sender, roles, onionKey, proof);
     }
 
     /// @inheritdoc INodeRegistry
-    function rotateKey(uint32 id, bytes32 onionKey, bytes calldata proof) external {
+    function rotateKey(uint32 id, bytes32 onionKey, bytes32[2] calldata proof) external {
         Node storage n = _owned(id);
-        bytes32 identityKey = n.identityKey;
-        _checkKeys(identityKey, onionKey, proof);
-        if (n.keyEpoch == type(uint16).max) revert KeyEpochsExhausted();
+        if (onionKey == 0) revert GiveKeys();
+        uint16 keyEpoch = n.keyEpoch;
+        if (keyEpoch == type(uint16).max) revert KeyEpochsExhausted();
 
-        uint16 keyEpoch = n.keyEpoch + 1;
+        unchecked {
+            ++keyEpoch;
+        }
         n.keyEpoch = keyEpoch;
         n.updatedAt = uint40(block.timestamp);
         n.onionKey = onionKey;
 
-        emit NodeKey(id, keyEpoch, identityKey, onionKey, proof);
+        emit NodeKey(id, keyEpoch, onionKey, proof);
     }
 
     /// @inheritdoc INodeRegistry
@@ -314,11 +313,6 @@ contract NodeRegistry is INodeRegistry {
         if (roles == 0 || roles > ALL_ROLES) revert ChooseRoles();
         if ((capacity != 0) != (roles & COMPUTE != 0)) revert SetCapacityForComputeOnly();
         if (capacity > type(uint24).max) revert ReduceCapacity();
-    }
-
-    function _checkKeys(bytes32 identityKey, bytes32 onionKey, bytes calldata proof) private pure {
-        if (identityKey == 0 || onionKey == 0) revert GiveKeys();
-        if (proof.length != PROOF_LENGTH) revert GiveProofOf64Bytes();
     }
 
     function _checkEndpoint(uint8 roles, string calldata endpoint) private pure {

@@ -36,7 +36,9 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
     error ChooseServers(uint256 min, uint256 max);
     error FundAtLeast(uint256 budget);
     error LowerBudget();
+    error LowerStake();
     error SpaceDeadlines(uint256 window);
+    error ShortenWindows(uint256 window);
     error DeadlinePassed(uint256 deadline);
     error WaitUntilAfter(uint256 deadline);
     error ChooseIndexBelow(uint256 servers);
@@ -72,38 +74,47 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
     uint256 private constant MAX_STORES = 16;
     /// Between any two deadlines. Without it a requester could assign a server and take its stake a second later.
     uint256 private constant MIN_WINDOW = 60 seconds;
+    uint256 private constant MAX_WINDOW = type(uint24).max; // 194 days: three of them share words with what is beside them
+    uint256 private constant FIRST_IDS = 6;
     uint256 private constant IDS_PER_WORD = 8;
 
     /*//////////////////////////////////////////////////////////////
                                  STORAGE
     //////////////////////////////////////////////////////////////*/
 
+    /// `request` writes the first two words, `assign` the third, `publishKey` the fourth. All zero in the third word is Requested.
     struct Task {
-        // What transitions change, and what most calls read, is in the first word.
         address requester;
+        uint8 asked; // servers
+        uint40 scheduleBy;
+        uint24 keyWindow; // from the deadline before
+        uint24 completeWindow;
+        // Left as it was when the task is over: zeroing would cost a write that nobody reads.
+        uint80 escrow;
+        uint80 perServer;
+        uint72 stake;
+        uint24 reportWindow;
+        // What transitions change, and all that most calls need.
         Phase phase;
         bool stopping;
         uint16 reported;
         uint8 servers;
         uint8 stores;
-        uint40 scheduleBy;
-        // Left as it was when the task is over: zeroing would cost a write that nobody reads.
-        uint96 escrow;
-        uint96 perServer;
-        uint40 keyBy;
-        uint96 stake;
-        uint40 completeBy;
-        uint40 reportBy;
-        bytes32 specHash;
+        uint192 ids; // compute ids, then store ids: the first six
         // The result overwrites the key: invalidating the key cannot be forgotten.
         bytes32 keyOrResult;
-        // compute ids, then store ids, eight to a word.
-        uint256[(MAX_SERVERS + MAX_STORES) / IDS_PER_WORD] nodes;
+        uint256[(MAX_SERVERS + MAX_STORES - FIRST_IDS + IDS_PER_WORD - 1) / IDS_PER_WORD] moreIds;
     }
 
     struct Stake {
         uint128 free;
         uint128 locked;
+    }
+
+    /// `known` keeps the word from going back to zero: taking a place again costs 5,000 and not 22,100.
+    struct Places {
+        uint32 taken;
+        bool known;
     }
 
     INodeRegistry public immutable registry;
@@ -112,8 +123,7 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
     mapping(bytes32 id => Task) private tasks;
     mapping(address owner => Stake) private stakes;
     mapping(address owner => uint256) public credit;
-    /// @inheritdoc ITaskScheduler
-    mapping(uint32 node => uint32) public sandboxesOn;
+    mapping(uint32 node => Places) private places;
 
     constructor(INodeRegistry registry_) {
         registry = registry_;
@@ -124,46 +134,40 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
     //////////////////////////////////////////////////////////////*/
 
     /// @inheritdoc ITaskScheduler
-    function request(bytes32 salt, bytes calldata spec, Terms calldata terms)
-        external
-        payable
-        lock
-        returns (bytes32 id)
-    {
+    function request(bytes32 salt, bytes calldata spec, Terms calldata terms) external payable returns (bytes32 id) {
         if (requestsStopped) revert RequestsStopped();
         _checkTerms(terms);
         id = keccak256(abi.encode(msg.sender, salt));
         Task storage t = tasks[id];
-        if (t.phase != Phase.None) revert TaskExists(id);
+        if (t.requester != address(0)) revert TaskExists(id);
 
-        t.requester = msg.sender;
-        t.phase = Phase.Requested;
-        t.servers = terms.servers;
-        t.scheduleBy = terms.scheduleBy;
-        t.escrow = uint96(msg.value);
-        t.perServer = terms.perServer;
-        t.keyBy = terms.keyBy;
-        t.stake = terms.stake;
-        t.completeBy = terms.completeBy;
-        t.reportBy = terms.reportBy;
-        bytes32 specHash = keccak256(spec);
-        t.specHash = specHash;
+        // Each was checked to fit its place. Two writes: member by member the compiler would make nine.
+        uint256 first = uint160(msg.sender) | (uint256(terms.servers) << 160) | (uint256(terms.scheduleBy) << 168)
+            | (uint256(terms.keyBy - terms.scheduleBy) << 208) | (uint256(terms.completeBy - terms.keyBy) << 232);
+        uint256 second = msg.value | (uint256(terms.perServer) << 80) | (uint256(terms.stake) << 160)
+            | (uint256(terms.reportBy - terms.completeBy) << 232);
+        assembly ("memory-safe") {
+            sstore(t.slot, first)
+            sstore(add(t.slot, 1), second)
+        }
 
-        emit Requested(id, msg.sender, specHash, terms, spec);
+        emit Requested(id, msg.sender, spec);
     }
 
     /// @inheritdoc ITaskScheduler
-    function assign(bytes32 id, uint32[] calldata compute, uint32[] calldata stores) external lock {
+    function assign(bytes32 id, uint32[] calldata compute, uint32[] calldata stores) external {
         Task storage t = tasks[id];
-        if (t.phase != Phase.Requested) revert RequestFirst(t.phase);
+        if (_phase(t) != Phase.Requested) revert RequestFirst(_phase(t));
         if (msg.sender != t.requester) revert CallAsRequester(t.requester);
         if (block.timestamp > t.scheduleBy) revert DeadlinePassed(t.scheduleBy);
-        if (compute.length != t.servers) revert AssignExactly(t.servers);
+        if (compute.length != t.asked) revert AssignExactly(t.asked);
         if (stores.length > MAX_STORES) revert AssignFewerStores(MAX_STORES);
 
-        t.phase = Phase.Assigned;
-        t.stores = uint8(stores.length);
-        _storeIds(t, compute, stores);
+        uint256 third = uint256(Phase.Assigned) | (compute.length << 32) | (stores.length << 40)
+            | (_packIds(t, compute, stores) << 48);
+        assembly ("memory-safe") {
+            sstore(add(t.slot, 2), third)
+        }
         _engage(compute, t.stake);
         for (uint256 i; i < stores.length; ++i) {
             registry.requireActive(stores[i], STORAGE);
@@ -179,12 +183,12 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
         bytes32[] calldata statements,
         bytes calldata signatures,
         bytes calldata descriptors
-    ) external lock {
+    ) external {
         Task storage t = tasks[id];
-        if (t.phase != Phase.Assigned) revert AssignFirst(t.phase);
+        if (t.phase != Phase.Assigned) revert AssignFirst(_phase(t));
         if (t.stopping) revert TaskIsStopping();
         if (t.reported != 0) revert ServerLeft(t.reported);
-        if (block.timestamp > t.keyBy) revert DeadlinePassed(t.keyBy);
+        if (block.timestamp > _keyBy(t)) revert DeadlinePassed(_keyBy(t));
         if (key == address(0)) revert GiveKey();
         if (statements.length != t.servers) revert GiveStatementPerServer(t.servers);
         bytes32 statementsHash = keccak256(abi.encodePacked(statements));
@@ -204,9 +208,9 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
     //////////////////////////////////////////////////////////////*/
 
     /// @inheritdoc ITaskScheduler
-    function report(bytes32 id, uint8 index) external lock {
+    function report(bytes32 id, uint8 index) external {
         Task storage t = tasks[id];
-        if (t.phase == Phase.None || t.phase == Phase.Requested) revert AssignFirst(t.phase);
+        if (t.phase == Phase.None) revert AssignFirst(_phase(t));
         if (t.phase != Phase.Assigned && t.phase != Phase.Running) revert TaskOver(t.phase);
         _requireServer(t, index);
         uint16 reported = t.reported;
@@ -221,13 +225,13 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
     /// @inheritdoc ITaskScheduler
     function complete(bytes32 id, uint8 index, bytes32 resultHash, bytes calldata signature) external lock {
         Task storage t = tasks[id];
-        if (t.phase != Phase.Running) revert PublishKeyFirst(t.phase);
-        if (block.timestamp > t.reportBy) revert DeadlinePassed(t.reportBy);
+        if (t.phase != Phase.Running) revert PublishKeyFirst(_phase(t));
+        if (block.timestamp > _reportBy(t)) revert DeadlinePassed(_reportBy(t));
         _requireServer(t, index);
         if (resultHash == 0) revert GiveResultHash();
         uint16 reported = t.reported | _bit(index);
         // Paying for a result while a sandbox still lives would break the order that may never break.
-        if (block.timestamp <= t.completeBy && reported != _everybody(t)) revert WaitForReports(reported);
+        if (block.timestamp <= _completeBy(t) && reported != _everybody(t)) revert WaitForReports(reported);
         _requireTaskKey(t, _digest(keccak256(abi.encode(RESULT_TYPEHASH, id, resultHash))), signature);
 
         if (!_has(t.reported, index)) _release(t, index);
@@ -242,9 +246,9 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
     /// @inheritdoc ITaskScheduler
     function cancel(bytes32 id) external lock {
         Task storage t = tasks[id];
-        if (t.phase == Phase.None) revert RequestFirst(t.phase);
+        if (_phase(t) == Phase.None) revert RequestFirst(Phase.None);
         if (msg.sender != t.requester) revert CallAsRequester(t.requester);
-        if (t.phase == Phase.Requested) return _closeUnassigned(id, t);
+        if (t.phase == Phase.None) return _closeUnassigned(id, t);
         if (t.phase != Phase.Assigned && t.phase != Phase.Running) revert TaskOver(t.phase);
         if (t.stopping) revert TaskIsStopping();
 
@@ -256,7 +260,7 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
     /// @inheritdoc ITaskScheduler
     function refund(bytes32 id) external lock {
         Task storage t = tasks[id];
-        Phase phase = t.phase;
+        Phase phase = _phase(t);
         if (phase == Phase.None) revert RequestFirst(phase);
         if (phase == Phase.Completed || phase == Phase.Closed) revert TaskOver(phase);
         if (phase == Phase.Requested) {
@@ -264,7 +268,7 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
             return _closeUnassigned(id, t);
         }
         uint16 reported = t.reported;
-        if (reported != _everybody(t)) _requireAfter(phase == Phase.Assigned ? t.keyBy : t.reportBy);
+        if (reported != _everybody(t)) _requireAfter(phase == Phase.Assigned ? _keyBy(t) : _reportBy(t));
 
         // Who was sent home while it worked is paid; who never worked, or stopped by itself, is not.
         uint256 pay = phase == Phase.Running && t.stopping ? t.perServer : 0;
@@ -331,28 +335,28 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
     /// @inheritdoc ITaskScheduler
     function task(bytes32 id) external view returns (TaskView memory v) {
         Task storage t = tasks[id];
-        bool over = t.phase == Phase.Completed || t.phase == Phase.Closed;
         v.requester = t.requester;
-        v.phase = t.phase;
+        v.phase = _phase(t);
         v.stopping = t.stopping;
         v.reported = t.reported;
-        v.escrow = over ? 0 : t.escrow;
+        v.escrow = v.phase == Phase.Completed || v.phase == Phase.Closed ? 0 : t.escrow;
         v.terms = Terms({
-            servers: t.servers,
+            servers: t.asked,
             perServer: t.perServer,
             stake: t.stake,
             scheduleBy: t.scheduleBy,
-            keyBy: t.keyBy,
-            completeBy: t.completeBy,
-            reportBy: t.reportBy
+            keyBy: uint40(_keyBy(t)),
+            completeBy: uint40(_completeBy(t)),
+            reportBy: uint40(_reportBy(t))
         });
-        v.specHash = t.specHash;
         v.keyOrResult = t.keyOrResult;
-        // Node ids start at 1: before the assignment the first is zero and there are none.
-        if (_idAt(t, 0) != 0) {
-            v.compute = _ids(t, 0, t.servers);
-            v.stores = _ids(t, t.servers, t.stores);
-        }
+        v.compute = _ids(t, 0, t.servers);
+        v.stores = _ids(t, t.servers, t.stores);
+    }
+
+    /// @inheritdoc ITaskScheduler
+    function sandboxesOn(uint32 node) external view returns (uint32) {
+        return places[node].taken;
     }
 
     /// @inheritdoc ITaskScheduler
@@ -368,12 +372,17 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
         if (terms.servers == 0 || terms.servers > MAX_SERVERS) revert ChooseServers(1, MAX_SERVERS);
         uint256 budget = uint256(terms.servers) * terms.perServer;
         if (msg.value < budget) revert FundAtLeast(budget);
-        if (msg.value > type(uint96).max) revert LowerBudget();
+        if (msg.value > type(uint80).max || terms.perServer > type(uint80).max) revert LowerBudget();
+        if (terms.stake > type(uint72).max) revert LowerStake();
         if (terms.scheduleBy <= block.timestamp) revert DeadlinePassed(terms.scheduleBy);
-        if (
-            terms.keyBy < terms.scheduleBy + MIN_WINDOW || terms.completeBy < terms.keyBy + MIN_WINDOW
-                || terms.reportBy < terms.completeBy + MIN_WINDOW
-        ) revert SpaceDeadlines(MIN_WINDOW);
+        _checkWindow(terms.scheduleBy, terms.keyBy);
+        _checkWindow(terms.keyBy, terms.completeBy);
+        _checkWindow(terms.completeBy, terms.reportBy);
+    }
+
+    function _checkWindow(uint256 from, uint256 to) private pure {
+        if (to < from + MIN_WINDOW) revert SpaceDeadlines(MIN_WINDOW);
+        if (to > from + MAX_WINDOW) revert ShortenWindows(MAX_WINDOW);
     }
 
     /// @return fromServer whether the caller is one of the servers.
@@ -425,33 +434,39 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
                 if (owners[j] == owner) revert AssignOwnerOnce(owner);
             }
             owners[i] = owner;
-            if (sandboxesOn[node] >= capacity) revert ChooseNodeWithRoom(node);
-            ++sandboxesOn[node];
+            _takePlace(node, capacity);
             _lockStake(owner, stake);
         }
     }
 
-    function _lockStake(address owner, uint96 stake) private {
+    function _takePlace(uint32 node, uint32 capacity) private {
+        Places storage p = places[node];
+        uint32 taken = p.taken;
+        if (taken >= capacity) revert ChooseNodeWithRoom(node);
+        (p.taken, p.known) = (taken + 1, true);
+    }
+
+    /// @dev Taking and giving back of stakes is told by Assigned, Reported and Completed; only what they do not tell has its event.
+    function _lockStake(address owner, uint256 stake) private {
         if (stake == 0) return;
         Stake storage s = stakes[owner];
-        if (s.free < stake) revert TopUpStake(owner, stake);
-        (s.free, s.locked) = (s.free - stake, s.locked + stake);
-        emit StakeChanged(owner, s.free, s.locked);
+        (uint128 free, uint128 locked) = (s.free, s.locked);
+        if (free < stake) revert TopUpStake(owner, stake);
+        (s.free, s.locked) = (free - uint128(stake), locked + uint128(stake));
     }
 
     /// @dev The caller's server is done: it can lose nothing any more, so its stake and its place are free at once.
     function _release(Task storage t, uint256 index) private {
-        --sandboxesOn[_idAt(t, index)];
-        uint96 stake = t.stake;
+        --places[_idAt(t, index)].taken;
+        uint128 stake = t.stake;
         if (stake == 0) return;
         Stake storage s = stakes[msg.sender];
         (s.free, s.locked) = (s.free + stake, s.locked - stake);
-        emit StakeChanged(msg.sender, s.free, s.locked);
     }
 
     /// @dev A server that did not report loses its stake and, as nobody knows better, gets its place back.
-    function _slash(uint32 node, address owner, uint96 stake) private {
-        --sandboxesOn[node];
+    function _slash(uint32 node, address owner, uint128 stake) private {
+        --places[node].taken;
         if (stake == 0) return;
         Stake storage s = stakes[owner];
         s.locked -= stake;
@@ -502,8 +517,26 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
     }
 
     /*//////////////////////////////////////////////////////////////
-                             BITS AND NODE IDS
+                           PHASE, DEADLINES, IDS
     //////////////////////////////////////////////////////////////*/
+
+    /// @dev `request` does not write the word that the phase is in.
+    function _phase(Task storage t) private view returns (Phase) {
+        if (t.phase != Phase.None) return t.phase;
+        return t.requester == address(0) ? Phase.None : Phase.Requested;
+    }
+
+    function _keyBy(Task storage t) private view returns (uint256) {
+        return uint256(t.scheduleBy) + t.keyWindow;
+    }
+
+    function _completeBy(Task storage t) private view returns (uint256) {
+        return _keyBy(t) + t.completeWindow;
+    }
+
+    function _reportBy(Task storage t) private view returns (uint256) {
+        return _completeBy(t) + t.reportWindow;
+    }
 
     function _bit(uint8 index) private pure returns (uint16) {
         return uint16(1) << index;
@@ -517,21 +550,28 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
         return uint16((uint256(1) << t.servers) - 1);
     }
 
-    function _storeIds(Task storage t, uint32[] calldata compute, uint32[] calldata stores) private {
+    /// @return first the word of the first six ids; the others are written here.
+    function _packIds(Task storage t, uint32[] calldata compute, uint32[] calldata stores)
+        private
+        returns (uint256 first)
+    {
         uint256 count = compute.length + stores.length;
         uint256 word;
-        for (uint256 i; i < count; ++i) {
-            uint256 node = i < compute.length ? compute[i] : stores[i - compute.length];
-            word |= node << (32 * (i % IDS_PER_WORD));
-            if (i % IDS_PER_WORD == IDS_PER_WORD - 1 || i == count - 1) {
-                t.nodes[i / IDS_PER_WORD] = word;
+        for (uint256 i = count; i > 0;) {
+            --i;
+            word = (word << 32) | (i < compute.length ? compute[i] : stores[i - compute.length]);
+            if (i == 0) return word;
+            if (i >= FIRST_IDS && (i - FIRST_IDS) % IDS_PER_WORD == 0) {
+                t.moreIds[(i - FIRST_IDS) / IDS_PER_WORD] = word;
                 word = 0;
             }
         }
     }
 
     function _idAt(Task storage t, uint256 i) private view returns (uint32) {
-        return uint32(t.nodes[i / IDS_PER_WORD] >> (32 * (i % IDS_PER_WORD)));
+        if (i < FIRST_IDS) return uint32(t.ids >> (32 * i));
+        i -= FIRST_IDS;
+        return uint32(t.moreIds[i / IDS_PER_WORD] >> (32 * (i % IDS_PER_WORD)));
     }
 
     function _ids(Task storage t, uint256 from, uint256 count) private view returns (uint32[] memory ids) {

@@ -16,7 +16,7 @@ abstract contract RegistryBase is Base {
     bytes32 internal constant ONION = "onion";
 
     NodeRegistry internal registry;
-    bytes internal proof = new bytes(64);
+    bytes32[2] internal proof = [bytes32("proof r"), "proof s"];
 
     function setUp() public virtual {
         vm.warp(1_800_000_000);
@@ -40,9 +40,7 @@ abstract contract RegistryBase is Base {
 contract NodeTest is RegistryBase {
     function test_a_registered_node_is_active_in_key_epoch_one() public {
         vm.expectEmit();
-        emit INodeRegistry.NodeRegistered(1, OWNER, RELAY | COMPUTE, "[2001:db8::1]:9001");
-        vm.expectEmit();
-        emit INodeRegistry.NodeKey(1, 1, IDENTITY, ONION, proof);
+        emit INodeRegistry.NodeRegistered(1, OWNER, RELAY | COMPUTE, ONION, proof);
         vm.prank(OWNER);
         uint32 id = registry.register(RELAY | COMPUTE, 3, IDENTITY, ONION, "[2001:db8::1]:9001", proof);
 
@@ -92,21 +90,19 @@ contract NodeTest is RegistryBase {
         registry.setEndpoint(id, string(new bytes(65)));
     }
 
-    function test_keys_and_proof_are_there() public {
+    function test_keys_are_there() public {
         vm.startPrank(OWNER);
         vm.expectPartialRevert(NodeRegistry.GiveKeys.selector);
         registry.register(RELAY, 0, 0, ONION, "192.0.2.1:1", proof);
         vm.expectPartialRevert(NodeRegistry.GiveKeys.selector);
         registry.register(RELAY, 0, IDENTITY, 0, "192.0.2.1:1", proof);
-        vm.expectPartialRevert(NodeRegistry.GiveProofOf64Bytes.selector);
-        registry.register(RELAY, 0, IDENTITY, ONION, "192.0.2.1:1", new bytes(63));
     }
 
     function test_rotating_the_key_starts_the_next_epoch_and_keeps_the_identity() public {
         uint32 id = register(OWNER, RELAY);
         vm.warp(block.timestamp + 1 days);
         vm.expectEmit();
-        emit INodeRegistry.NodeKey(id, 2, IDENTITY, "new", proof);
+        emit INodeRegistry.NodeKey(id, 2, "new", proof);
         vm.prank(OWNER);
         registry.rotateKey(id, "new", proof);
         INodeRegistry.NodeView memory n = registry.node(id);

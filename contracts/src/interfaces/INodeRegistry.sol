@@ -39,9 +39,10 @@ interface INodeRegistry {
         string name;
     }
 
-    event NodeRegistered(uint32 indexed id, address indexed owner, uint8 roles, string endpoint);
     /// @param proof Ed25519 signature of the identity key over keccak256(abi.encode("veilpod.node.v1", owner, onionKey, keyEpoch, registry, chainid)); checked off chain.
-    event NodeKey(uint32 indexed id, uint32 indexed keyEpoch, bytes32 identityKey, bytes32 onionKey, bytes proof);
+    /// NodeRegistered carries that of epoch 1, NodeKey that of each later one.
+    event NodeRegistered(uint32 indexed id, address indexed owner, uint8 roles, bytes32 onionKey, bytes32[2] proof);
+    event NodeKey(uint32 indexed id, uint32 indexed keyEpoch, bytes32 onionKey, bytes32[2] proof);
     event NodeStatus(uint32 indexed id, Status status);
     event NodeEndpoint(uint32 indexed id, string endpoint);
     event ResourceAdded(
@@ -55,7 +56,7 @@ interface INodeRegistry {
     );
     event ResourceRevoked(bytes32 indexed id);
 
-    /// `proof` has 64 bytes. Roles that are dialled (STORAGE, RELAY, PROVIDER) need an endpoint of 1 to 64 bytes; COMPUTE needs a capacity, others have none.
+    /// Roles that are dialled (STORAGE, RELAY, PROVIDER) need an endpoint of 1 to 64 bytes; COMPUTE needs a capacity, others have none.
     /// Role bits: USER 1, STORAGE 2, COMPUTE 4, RELAY 8, PROVIDER 16 (a requester's mailbox).
     function register(
         uint8 roles,
@@ -63,9 +64,9 @@ interface INodeRegistry {
         bytes32 identityKey,
         bytes32 onionKey,
         string calldata endpoint,
-        bytes calldata proof
+        bytes32[2] calldata proof
     ) external returns (uint32 id);
-    function rotateKey(uint32 id, bytes32 onionKey, bytes calldata proof) external;
+    function rotateKey(uint32 id, bytes32 onionKey, bytes32[2] calldata proof) external;
     function setEndpoint(uint32 id, string calldata endpoint) external;
     function setStatus(uint32 id, Status status) external; // owner: Active, Draining, Offline, Retired
     function setSuspended(uint32 id, bool suspended) external; // guardian only; lifting leaves the node Offline

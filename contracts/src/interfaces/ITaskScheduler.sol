@@ -33,13 +33,12 @@ interface ITaskScheduler {
         uint16 reported; // bit i: server i reported its sandbox destroyed (or never created)
         uint96 escrow;
         Terms terms;
-        bytes32 specHash; // keccak256 of the canonical spec
         bytes32 keyOrResult; // Running: the task key's address; Completed: the result hash; otherwise 0
         uint32[] compute; // node ids in the order of the spec's roles, flattened
         uint32[] stores;
     }
 
-    event Requested(bytes32 indexed id, address indexed requester, bytes32 specHash, Terms terms, bytes spec);
+    event Requested(bytes32 indexed id, address indexed requester, bytes spec);
     event Assigned(bytes32 indexed id, uint32[] compute, uint32[] stores);
     /// @param statements keccak256 of each server's sandbox statement. @param descriptors rendezvous descriptors, each sealed to one participant (opaque here).
     event KeyPublished(bytes32 indexed id, address key, bytes32[] statements, bytes descriptors);
@@ -47,6 +46,7 @@ interface ITaskScheduler {
     event Reported(bytes32 indexed id, uint8 indexed index, address server);
     event Completed(bytes32 indexed id, bytes32 resultHash);
     event Closed(bytes32 indexed id, uint96 refunded);
+    /// Deposited, withdrawn or lost. A stake that is taken or given back is told by Assigned, Reported and Completed.
     event StakeChanged(address indexed owner, uint256 free, uint256 locked);
     event Credited(address indexed account, uint256 amount);
     event CreditWithdrawn(address indexed account, uint256 amount);

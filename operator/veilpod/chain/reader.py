@@ -1,8 +1,7 @@
 """What anybody can read from the chain, as values of one confirmed block each (ports.ChainReader).
 
 A task is its view in TaskScheduler joined with what only its events carry; a node is its view joined with its proof of
-possession. Event contents are cached: a specification and a proof prove themselves against the view, the rest is forgotten
-whenever a confirmed block was reorganised. Writes nothing.
+possession. Contents of events in confirmed blocks are cached, and forgotten whenever a confirmed block was reorganised. Writes nothing.
 """
 
 import asyncio
@@ -157,10 +156,11 @@ class Reader:
         nodes = [_node(view) for view in views]
         missing = [node.id for node in nodes if node.id and self._proofs.get((node.id, node.key_epoch), (b"",))[0] != node.onion_key]
         for start in range(0, len(missing), _PAGE):
-            topics = [logs.topic("NodeRegistry", "NodeKey"), [logs.indexed(node) for node in missing[start : start + _PAGE]]]
+            names = [logs.topic("NodeRegistry", name) for name in ("NodeRegistered", "NodeKey")]
+            topics = [names, [logs.indexed(node) for node in missing[start : start + _PAGE]]]
             for entry in await self._logs(block, "NodeRegistry", topics):
-                key = NodeId(entry.args["id"]), int(entry.args["keyEpoch"])
-                self._proofs[key] = entry.args["onionKey"], entry.args["proof"]
+                key = NodeId(entry.args["id"]), int(entry.args.get("keyEpoch", 1))  # registering is the first epoch
+                self._proofs[key] = entry.args["onionKey"], b"".join(entry.args["proof"])
         return tuple(_proved(node, *self._proofs.get((node.id, node.key_epoch), (b"", b""))) for node in nodes)
 
     async def resource_at(self, block: Header, resource: ResourceId) -> Resource | None:
@@ -174,10 +174,10 @@ class Reader:
         )
 
     async def _join(self, block: Header, task: TaskId, view: Any) -> ChainTask:
-        requester, phase, stopping, reported, escrow, terms, spec_hash, key_or_result, compute, stores = view
+        requester, phase, stopping, reported, escrow, terms, key_or_result, compute, stores = view
         phase = TaskPhase(phase)
         spec, published = await self._events_of(block, task, phase)
-        if phase is not TaskPhase.NONE and keccak256(spec) != spec_hash:
+        if spec is None:
             raise ChainUnavailable("the node does not have the event of a task that it has")
         if phase in (TaskPhase.RUNNING, TaskPhase.COMPLETED) and published is None:
             raise ChainUnavailable("the node does not have the event of a key that it has")
@@ -190,7 +190,7 @@ class Reader:
             reported=reported,
             escrow=escrow,
             terms=_terms(terms),
-            spec_hash=spec_hash,
+            spec_hash=bytes(32) if phase is TaskPhase.NONE else keccak256(spec),
             key=key,
             result_hash=key_or_result if phase is TaskPhase.COMPLETED else None,
             compute=tuple(NodeId(node) for node in compute),
@@ -201,8 +201,8 @@ class Reader:
             published_key=contracts.address(published.args["key"]) if published else None,
         )
 
-    async def _events_of(self, block: Header, task: TaskId, phase: TaskPhase) -> tuple[bytes, logs.Log | None]:
-        """A task's specification and its KeyPublished. What can still be published is looked for again."""
+    async def _events_of(self, block: Header, task: TaskId, phase: TaskPhase) -> tuple[bytes | None, logs.Log | None]:
+        """A task's specification (None: no such event) and its KeyPublished. What can still be published is looked for again."""
         if phase is TaskPhase.NONE:
             return b"", None
         known = self._events.get(task)
@@ -215,12 +215,14 @@ class Reader:
             self._rpc, self._addresses, ["TaskScheduler"], topics, first=first, last=block.number, newest_first=True
         ):
             if entry.name == "Requested":
-                if len(self._events) >= _SHORT_CACHE:
-                    self._events.clear()
-                self._events[task] = (entry.args["spec"], published, phase is TaskPhase.CLOSED)
+                # Another block may yet take this one's place, with another specification for the same task.
+                if block.number <= self._heads.confirmed.number:
+                    if len(self._events) >= _SHORT_CACHE:
+                        self._events.clear()
+                    self._events[task] = (entry.args["spec"], published, phase is TaskPhase.CLOSED)
                 return entry.args["spec"], published
             published = entry
-        return b"", published
+        return None, published
 
     async def _logs(self, block: Header, contract: str, topics: logs.Topics) -> list[logs.Log]:
         first = min(self._addresses.since, block.number)

@@ -20,7 +20,7 @@ from veilpod.core.canonical import keccak256
 from veilpod.core.channel.state import ChannelState, channel_id, pack_terms
 from veilpod.core.entities import ChainChannel, ChainTask, ChannelPhase, ChannelTerms, NodeStatus, Role, TaskPhase, Terms
 from veilpod.core.ids import Address, ChannelId, NodeId, ResourceId, TaskId
-from veilpod.errors import ChainRejected, ChainUnavailable, Transient
+from veilpod.errors import ChainRejected, ChainUnavailable, InvalidInput, Transient
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Writer:
         await self._do(
             f"register:{int(roles)}:{identity_key.hex()}",
             "NodeRegistry.register",
-            (int(roles), capacity, identity_key, onion_key, endpoint, proof),
+            (int(roles), capacity, identity_key, onion_key, endpoint, _words(proof)),
             done=done,
         )
         node = await find()
@@ -71,7 +71,7 @@ class Writer:
         async def done(block: Header) -> bool:
             return (await self._reader.node_at(block, node)).onion_key == onion_key
 
-        await self._do(f"rotateKey:{node}", "NodeRegistry.rotateKey", (node, onion_key, proof), done=done)
+        await self._do(f"rotateKey:{node}", "NodeRegistry.rotateKey", (node, onion_key, _words(proof)), done=done)
 
     async def set_endpoint(self, node: NodeId, endpoint: str) -> None:
         async def done(block: Header) -> bool:
@@ -256,6 +256,13 @@ class Writer:
 
 def _pack(state: ChannelState) -> tuple[int, int, int, bytes]:
     return state.version, state.balance_a, state.balance_b, state.data_hash
+
+
+def _words(proof: bytes) -> tuple[bytes, bytes]:
+    """Split an Ed25519 signature as the registry takes it. Raises InvalidInput("InvalidProof")."""
+    if len(proof) != 64:
+        raise InvalidInput("InvalidProof", "a proof of possession is an Ed25519 signature of 64 bytes")
+    return proof[:32], proof[32:]
 
 
 def _is_closed(found: ChainChannel) -> bool:
