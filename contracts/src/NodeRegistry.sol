@@ -40,11 +40,11 @@ contract NodeRegistry is INodeRegistry {
                                 CONSTANTS
     //////////////////////////////////////////////////////////////*/
 
-    uint8 public constant USER = 1;
-    uint8 public constant STORAGE = 2;
-    uint8 public constant COMPUTE = 4;
-    uint8 public constant RELAY = 8;
-    uint8 public constant PROVIDER = 16;
+    uint8 private constant USER = 1;
+    uint8 private constant STORAGE = 2;
+    uint8 private constant COMPUTE = 4;
+    uint8 private constant RELAY = 8;
+    uint8 private constant PROVIDER = 16;
 
     uint8 private constant ALL_ROLES = 31;
     /// Roles that somebody dials. A computing server is never dialled, so that its place need not be published.
@@ -52,6 +52,11 @@ contract NodeRegistry is INodeRegistry {
 
     uint256 private constant MAX_ENDPOINT = 64; // "[ipv6]:port" is 47
     uint256 private constant MAX_NAME = 64;
+
+    /// Where members of a node's first word begin.
+    uint256 private constant STATUS = 168;
+    uint256 private constant KEY_EPOCH = 176;
+    uint256 private constant UPDATED_AT = 216;
 
     /*//////////////////////////////////////////////////////////////
                                  STORAGE
@@ -108,34 +113,32 @@ contract NodeRegistry is INodeRegistry {
         if (identityKey == 0 || onionKey == 0) revert GiveKeys();
         _checkEndpoint(roles, endpoint);
 
-        id = ++nodeCount;
-        nodes[id] = Node({
-            owner: msg.sender,
-            roles: roles,
-            status: Status.Active,
-            keyEpoch: 1,
-            capacity: uint24(capacity),
-            updatedAt: uint40(block.timestamp),
-            identityKey: identityKey,
-            onionKey: onionKey,
-            endpoint: endpoint
-        });
+        unchecked {
+            id = ++nodeCount; // four thousand million nodes cannot be paid for
+        }
+        Node storage n = nodes[id];
+        uint256 head = uint160(msg.sender) | (uint256(roles) << 160) | (uint256(Status.Active) << STATUS)
+            | (1 << KEY_EPOCH) | (uint256(capacity) << 192);
+        _setHead(n, head);
+        n.identityKey = identityKey;
+        n.onionKey = onionKey;
+        _setFirstEndpoint(n, endpoint);
 
-        emit NodeRegistered(id, msg.sender, roles, onionKey, proof);
+        emit NodeRegistered(id, msg.sender, onionKey, proof);
     }
 
     /// @inheritdoc INodeRegistry
     function rotateKey(uint32 id, bytes32 onionKey, bytes32[2] calldata proof) external {
-        Node storage n = _owned(id);
+        (Node storage n, uint256 head) = _owned(id);
         if (onionKey == 0) revert GiveKeys();
-        uint16 keyEpoch = n.keyEpoch;
+        uint16 keyEpoch = uint16(head >> KEY_EPOCH);
         if (keyEpoch == type(uint16).max) revert KeyEpochsExhausted();
 
         unchecked {
+            // Below the greatest, so nothing is carried into the next member.
             ++keyEpoch;
+            _setHead(n, head + (1 << KEY_EPOCH));
         }
-        n.keyEpoch = keyEpoch;
-        n.updatedAt = uint40(block.timestamp);
         n.onionKey = onionKey;
 
         emit NodeKey(id, keyEpoch, onionKey, proof);
@@ -143,24 +146,23 @@ contract NodeRegistry is INodeRegistry {
 
     /// @inheritdoc INodeRegistry
     function setEndpoint(uint32 id, string calldata endpoint) external {
-        Node storage n = _owned(id);
+        (Node storage n, uint256 head) = _owned(id);
         _checkEndpoint(n.roles, endpoint);
 
         n.endpoint = endpoint;
-        n.updatedAt = uint40(block.timestamp);
+        _setHead(n, head);
 
         emit NodeEndpoint(id, endpoint);
     }
 
     /// @inheritdoc INodeRegistry
     function setStatus(uint32 id, Status status) external {
-        Node storage n = _owned(id);
+        (Node storage n, uint256 head) = _owned(id);
         if (status == Status.None || status == Status.Suspended) revert ChooseOwnersStatus();
         // A suspended node may leave, and nothing else, until the guardian lifts the suspension.
         if (n.status == Status.Suspended && status != Status.Retired) revert NodeSuspended(id);
 
-        n.status = status;
-        n.updatedAt = uint40(block.timestamp);
+        _setHead(n, (head & ~(uint256(0xff) << STATUS)) | (uint256(status) << STATUS));
 
         emit NodeStatus(id, status);
     }
@@ -181,7 +183,8 @@ contract NodeRegistry is INodeRegistry {
 
     /// @inheritdoc INodeRegistry
     function heartbeat(uint32 id) external {
-        _owned(id).updatedAt = uint40(block.timestamp);
+        (Node storage n, uint256 head) = _owned(id);
+        _setHead(n, head);
     }
 
     /*//////////////////////////////////////////////////////////////
@@ -286,10 +289,36 @@ contract NodeRegistry is INodeRegistry {
     }
 
     /// @dev The caller's node. A retired node is final: its history must keep meaning what it meant.
-    function _owned(uint32 id) private view returns (Node storage n) {
-        n = _existing(id);
-        if (n.owner != msg.sender) revert CallAsOwner();
-        if (n.status == Status.Retired) revert NodeRetired(id);
+    function _owned(uint32 id) private view returns (Node storage n, uint256 head) {
+        n = nodes[id];
+        assembly ("memory-safe") {
+            head := sload(n.slot)
+        }
+        if (head == 0) revert RegisterNodeFirst(id);
+        if (uint160(head) != uint160(msg.sender)) revert CallAsOwner();
+        if (uint8(head >> STATUS) == uint8(Status.Retired)) revert NodeRetired(id);
+    }
+
+    /// @dev Writes a node's first word whole (member by member the compiler writes it several times), with the time: the heartbeat.
+    function _setHead(Node storage n, uint256 head) private {
+        head = uint216(head) | (block.timestamp << UPDATED_AT);
+        assembly ("memory-safe") {
+            sstore(n.slot, head)
+        }
+    }
+
+    /// @dev As `n.endpoint = endpoint`, for a place that was never written: most fit the one word that Solidity gives a short string.
+    function _setFirstEndpoint(Node storage n, string calldata endpoint) private {
+        if (bytes(endpoint).length > 31) {
+            n.endpoint = endpoint;
+            return;
+        }
+        // What follows a short string in calldata is not its own.
+        uint256 word = uint256(bytes32(bytes(endpoint)));
+        string storage place = n.endpoint;
+        assembly ("memory-safe") {
+            sstore(place.slot, or(word, shl(1, endpoint.length)))
+        }
     }
 
     function _view(uint32 id) private view returns (NodeView memory v) {
@@ -310,7 +339,9 @@ contract NodeRegistry is INodeRegistry {
     }
 
     function _checkRoles(uint8 roles, uint32 capacity) private pure {
-        if (roles == 0 || roles > ALL_ROLES) revert ChooseRoles();
+        unchecked {
+            if (uint256(roles) - 1 >= ALL_ROLES) revert ChooseRoles();
+        }
         if ((capacity != 0) != (roles & COMPUTE != 0)) revert SetCapacityForComputeOnly();
         if (capacity > type(uint24).max) revert ReduceCapacity();
     }

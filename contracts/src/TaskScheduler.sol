@@ -136,16 +136,15 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
     /// @inheritdoc ITaskScheduler
     function request(bytes32 salt, bytes calldata spec, Terms calldata terms) external payable returns (bytes32 id) {
         if (requestsStopped) revert RequestsStopped();
-        _checkTerms(terms);
-        id = keccak256(abi.encode(msg.sender, salt));
+        (uint256 first, uint256 second) = _pack(terms);
+        assembly ("memory-safe") {
+            mstore(0x00, caller())
+            mstore(0x20, salt)
+            id := keccak256(0x00, 0x40)
+        }
         Task storage t = tasks[id];
         if (t.requester != address(0)) revert TaskExists(id);
 
-        // Each was checked to fit its place. Two writes: member by member the compiler would make nine.
-        uint256 first = uint160(msg.sender) | (uint256(terms.servers) << 160) | (uint256(terms.scheduleBy) << 168)
-            | (uint256(terms.keyBy - terms.scheduleBy) << 208) | (uint256(terms.completeBy - terms.keyBy) << 232);
-        uint256 second = msg.value | (uint256(terms.perServer) << 80) | (uint256(terms.stake) << 160)
-            | (uint256(terms.reportBy - terms.completeBy) << 232);
         assembly ("memory-safe") {
             sstore(t.slot, first)
             sstore(add(t.slot, 1), second)
@@ -368,21 +367,33 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
                              CHECKS ON INPUT
     //////////////////////////////////////////////////////////////*/
 
-    function _checkTerms(Terms calldata terms) private view {
-        if (terms.servers == 0 || terms.servers > MAX_SERVERS) revert ChooseServers(1, MAX_SERVERS);
-        uint256 budget = uint256(terms.servers) * terms.perServer;
-        if (msg.value < budget) revert FundAtLeast(budget);
-        if (msg.value > type(uint80).max || terms.perServer > type(uint80).max) revert LowerBudget();
+    /// @return first @return second the words of a new task: each value is checked to fit its place. Member by member the
+    /// compiler would write them nine times.
+    function _pack(Terms memory terms) private view returns (uint256 first, uint256 second) {
+        unchecked {
+            if (uint256(terms.servers) - 1 >= MAX_SERVERS) revert ChooseServers(1, MAX_SERVERS);
+            uint256 budget = uint256(terms.servers) * terms.perServer; // 8 bits times 96
+            if (msg.value < budget) revert FundAtLeast(budget);
+        }
+        // Which a single server's pay then fits too.
+        if (msg.value > type(uint80).max) revert LowerBudget();
         if (terms.stake > type(uint72).max) revert LowerStake();
         if (terms.scheduleBy <= block.timestamp) revert DeadlinePassed(terms.scheduleBy);
-        _checkWindow(terms.scheduleBy, terms.keyBy);
-        _checkWindow(terms.keyBy, terms.completeBy);
-        _checkWindow(terms.completeBy, terms.reportBy);
+
+        first = uint160(msg.sender) | (uint256(terms.servers) << 160) | (uint256(terms.scheduleBy) << 168)
+            | (_window(terms.scheduleBy, terms.keyBy) << 208) | (_window(terms.keyBy, terms.completeBy) << 232);
+        second = msg.value | (uint256(terms.perServer) << 80) | (uint256(terms.stake) << 160)
+            | (_window(terms.completeBy, terms.reportBy) << 232);
     }
 
-    function _checkWindow(uint256 from, uint256 to) private pure {
+    function _window(uint256 from, uint256 to) private pure returns (uint256 window) {
+        unchecked {
+            window = to - from;
+            // What is below the least wraps around.
+            if (window - MIN_WINDOW <= MAX_WINDOW - MIN_WINDOW) return window;
+        }
         if (to < from + MIN_WINDOW) revert SpaceDeadlines(MIN_WINDOW);
-        if (to > from + MAX_WINDOW) revert ShortenWindows(MAX_WINDOW);
+        revert ShortenWindows(MAX_WINDOW);
     }
 
     /// @return fromServer whether the caller is one of the servers.

@@ -40,7 +40,7 @@ abstract contract RegistryBase is Base {
 contract NodeTest is RegistryBase {
     function test_a_registered_node_is_active_in_key_epoch_one() public {
         vm.expectEmit();
-        emit INodeRegistry.NodeRegistered(1, OWNER, RELAY | COMPUTE, ONION, proof);
+        emit INodeRegistry.NodeRegistered(1, OWNER, ONION, proof);
         vm.prank(OWNER);
         uint32 id = registry.register(RELAY | COMPUTE, 3, IDENTITY, ONION, "[2001:db8::1]:9001", proof);
 

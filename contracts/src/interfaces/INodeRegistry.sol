@@ -41,7 +41,7 @@ interface INodeRegistry {
 
     /// @param proof Ed25519 signature of the identity key over keccak256(abi.encode("veilpod.node.v1", owner, onionKey, keyEpoch, registry, chainid)); checked off chain.
     /// NodeRegistered carries that of epoch 1, NodeKey that of each later one.
-    event NodeRegistered(uint32 indexed id, address indexed owner, uint8 roles, bytes32 onionKey, bytes32[2] proof);
+    event NodeRegistered(uint32 indexed id, address indexed owner, bytes32 onionKey, bytes32[2] proof);
     event NodeKey(uint32 indexed id, uint32 indexed keyEpoch, bytes32 onionKey, bytes32[2] proof);
     event NodeStatus(uint32 indexed id, Status status);
     event NodeEndpoint(uint32 indexed id, string endpoint);
