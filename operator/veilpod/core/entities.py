@@ -50,7 +50,7 @@ class ChannelPhase(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """An entry of the registry with the proof of possession from its newest NodeKey event (checked by who uses it)."""
+    """An entry of the registry with the proof of possession from its newest NodeRegistered or NodeKey event (checked by who uses it)."""
 
     id: NodeId
     owner: Address
