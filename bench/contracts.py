@@ -17,7 +17,7 @@ from veilpod.core import typed_data
 from veilpod.core.canonical import keccak256
 from veilpod.core.channel.state import ChannelState, channel_id, order, pack_terms
 from veilpod.core.entities import ChannelTerms
-from veilpod.core.ids import Address, TaskId
+from veilpod.core.ids import Address, ChannelId, TaskId
 from veilpod.core.keys import SigningKey, checksum_address
 
 ETH = Address(checksum_address(bytes(20)))
@@ -113,7 +113,7 @@ class Pair:
             data_hash=keccak256(b"transcript"),
         )
 
-    def _for(self) -> tuple[typed_data.Domain, bytes]:
+    def _for(self) -> tuple[typed_data.Domain, ChannelId]:
         return self.manager.domain, channel_id(self.a.address, self.b.address, self.terms)
 
 

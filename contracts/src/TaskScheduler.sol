@@ -239,7 +239,8 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
         t.keyOrResult = resultHash;
 
         emit Completed(id, resultHash);
-        _settle(t, reported, t.perServer, _toRequester(t, reported, t.perServer));
+        uint256 pay = t.perServer;
+        _settle(t, reported, index, pay, _toRequester(t, reported, pay));
     }
 
     /// @inheritdoc ITaskScheduler
@@ -277,7 +278,7 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
 
         // No chain has 2^96 wei: stakes and escrow were paid in.
         emit Closed(id, uint96(rest));
-        _settle(t, reported, pay, rest);
+        _settle(t, reported, MAX_SERVERS, pay, rest);
     }
 
     /*//////////////////////////////////////////////////////////////
@@ -496,12 +497,13 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
     }
 
     /// @dev All bookkeeping first, then the payments. The phase is final before this is called.
-    function _settle(Task storage t, uint16 reported, uint256 pay, uint256 rest) private {
+    /// @param callers the index of the server that calls, whose owner need not be asked for; MAX_SERVERS for nobody's.
+    function _settle(Task storage t, uint256 reported, uint256 callers, uint256 pay, uint256 rest) private {
         uint256 servers = t.servers;
         address[] memory paid = new address[](servers);
         for (uint256 i; i < servers; ++i) {
             uint32 node = _idAt(t, i);
-            address owner = registry.ownerOf(node);
+            address owner = i == callers ? msg.sender : registry.ownerOf(node);
             if (_has(reported, i)) paid[i] = owner;
             else _slash(node, owner, t.stake);
         }
@@ -513,10 +515,10 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
     }
 
     /// @return The escrow that is not paid out, and the stakes of those who did not report.
-    function _toRequester(Task storage t, uint16 reported, uint256 pay) private view returns (uint256) {
+    function _toRequester(Task storage t, uint256 reported, uint256 pay) private view returns (uint256) {
         uint256 present;
-        for (uint256 i; i < t.servers; ++i) {
-            if (_has(reported, i)) ++present;
+        for (uint256 left = reported; left != 0; left &= left - 1) {
+            ++present; // one bit less each time
         }
         return t.escrow - present * pay + (t.servers - present) * t.stake;
     }
@@ -553,7 +555,7 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
         return uint16(1) << index;
     }
 
-    function _has(uint16 reported, uint256 index) private pure returns (bool) {
+    function _has(uint256 reported, uint256 index) private pure returns (bool) {
         return (reported >> index) & 1 != 0;
     }
 

@@ -49,7 +49,6 @@ async def test_every_event_is_hinted_at_with_its_subject(anvil, open_chain, list
     _, task = await request(chain, servers=1)
     await eventually(lambda: ("Requested", task) in listener.heard)
     assert ("NodeRegistered", node.to_bytes(4, "big")) in listener.heard
-    assert ("NodeKey", node.to_bytes(4, "big")) in listener.heard
 
 
 async def test_what_happened_while_nobody_listened_is_hinted_at_later(anvil, open_chain, listen, monkeypatch):
