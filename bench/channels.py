@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from coincurve._libsecp256k1 import ffi, lib
+from coincurve._libsecp256k1 import ffi, lib  # type: ignore[import-not-found]
 from coincurve.context import GLOBAL_CONTEXT
 from tests.support.channels import CHANNEL, DOMAIN, KEYS, A, Agents, link, opening
 
@@ -100,7 +100,7 @@ class Operator:
 
     def __init__(self, party: Party, directory: pathlib.Path, writer: asyncio.StreamWriter) -> None:
         self.journal = Journal.open(directory)
-        self.covered: dict[int, asyncio.Event] = {}
+        self.covered: dict[str, asyncio.Event] = {}
         self.desk = ChannelDesk(
             journal=self.journal, key=KEYS[party], find_line=self._line, call=self._call, on_final=lambda _: None
         )  # fmt: skip

@@ -9,7 +9,6 @@ from demo import pods
 from demo.cluster import Cluster
 from demo.ledger import Ledger
 from demo.parties import HOSPITALS, PARTIES, RELAYS, REQUESTER, ROOT, SERVERS, WORK
-from veilpod.core.channel.state import parse_word
 
 
 def report(cluster: Cluster, ledger: Ledger, task: str, images: dict[str, str]) -> dict[str, Any]:
@@ -60,8 +59,7 @@ def channels(cluster: Cluster, ledger: Ledger) -> list[dict[str, Any]]:
         channel = "0x" + opened["args"]["channelId"].hex()
         closed = next((e for e in events if e["name"] == "Closed" and e["args"]["channelId"] == opened["args"]["channelId"]), None)
         parties = ledger.arguments(opened)["id"]  # the event has only what changed
-        first = parse_word(opened["args"]["channelId"], opened["args"]["word"])
-        final = parse_word(closed["args"]["channelId"], closed["args"]["word"]) if closed else None
+        first, final = opened["channel"], closed["channel"] if closed else None
         found.append(
             {
                 "channelId": channel,

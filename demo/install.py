@@ -20,7 +20,7 @@ def admin(cluster: Cluster) -> None:
     values = {"cluster": {"install": True}, "crds": {"keep": False}}
     if "gvisor" not in cluster.kubectl("get", "runtimeclasses", "-o", "name"):
         values["cluster"]["sandboxClasses"] = {"sandboxed": None}  # type: ignore[assignment]
-    _helm(cluster, "veilpod", ADMIN_NAMESPACE, values)
+    helm(cluster, "veilpod", ADMIN_NAMESPACE, values)
 
 
 def parties(cluster: Cluster, references: dict[str, str], contracts: dict[str, str]) -> None:
@@ -49,7 +49,7 @@ def release(cluster: Cluster, party: Party, references: dict[str, str], contract
         "data": {"key": base64.b64encode(party.key_file.read_bytes()).decode()},
     }
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": party.name}}, secret)
-    _helm(cluster, party.name, party.name, values(party, references, contracts))
+    helm(cluster, party.name, party.name, values(party, references, contracts))
 
 
 def values(party: Party, references: dict[str, str], contracts: dict[str, str]) -> dict[str, Any]:
@@ -78,7 +78,8 @@ def values(party: Party, references: dict[str, str], contracts: dict[str, str]) 
     }
 
 
-def _helm(cluster: Cluster, release: str, namespace: str, content: dict[str, Any]) -> None:
+def helm(cluster: Cluster, release: str, namespace: str, content: dict[str, Any]) -> None:
+    """Install or upgrade a release with these values."""
     file = WORK / "values" / f"{release}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(content, indent=1))

@@ -11,6 +11,8 @@ from web3.types import BlockData, TxData
 
 from demo.chain import artifacts
 from demo.parties import PARTIES
+from veilpod.core.channel.state import parse_word
+from veilpod.core.ids import ChannelId
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +64,7 @@ class Ledger:
         return found
 
     def events(self, contract: str) -> list[dict[str, Any]]:
-        """Every event of a contract in the window, decoded: name, args, block, time, and the transaction it came from."""
+        """Every event of a contract in the window, decoded: name, args, block, time, its transaction, and the channel it left."""
         bound = self.web3.eth.contract(address=Web3.to_checksum_address(self.contracts[contract]), abi=artifacts()[_ABI[contract]])
         logs = self.web3.eth.get_logs({"address": bound.address, "fromBlock": self.first + 1, "toBlock": self.last})
         names = {
@@ -75,7 +77,9 @@ class Ledger:
             event = bound.events[names[bytes(log["topics"][0])]]().process_log(log)
             time = self.web3.eth.get_block(event["blockNumber"])["timestamp"]
             origin = {"contract": contract, "transaction": event["transactionHash"]}
-            found.append({"name": event["event"], "args": dict(event["args"]), "block": event["blockNumber"], "time": time} | origin)
+            args = dict(event["args"])
+            channel = {"channel": parse_word(ChannelId(args["channelId"]), args["word"])} if "word" in args else {}
+            found.append({"name": event["event"], "args": args, "block": event["blockNumber"], "time": time} | origin | channel)
         return found
 
     def arguments(self, event: dict[str, Any]) -> dict[str, Any]:

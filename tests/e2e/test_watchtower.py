@@ -63,7 +63,7 @@ def tower(stage: Stage) -> Iterator[None]:
     repository, _, digest = references["watchtower"].rpartition("/")[2].partition("@")
     values["images"]["watchtower"] = {"repository": repository, "digest": digest}
     values["watchtower"] = {"keySecret": {"name": "hot-key"}, "size": "64Mi"}
-    install._helm(stage.cluster, TOWER.name, TOWER.name, values)
+    install.helm(stage.cluster, TOWER.name, TOWER.name, values)
     stage.cluster.kubectl("rollout", "status", f"deployment/{TOWER.name}-watchtower", "-n", TOWER.name, "--timeout=240s")
     use_tower(stage, [{"url": f"http://{TOWER.name}-watchtower.{TOWER.name}.svc:9201", "address": TOWER.address}])
     try:
@@ -78,7 +78,7 @@ def use_tower(stage: Stage, watchtowers: list[dict[str, str]]) -> None:
     for server in SERVERS:
         values = install.values(server, stage.references, stage.contracts)
         values["compute"] |= {"watchtowers": watchtowers}
-        install._helm(stage.cluster, server.name, server.name, values)
+        install.helm(stage.cluster, server.name, server.name, values)
     for server in SERVERS:
         stage.cluster.kubectl("rollout", "status", f"deployment/{server.name}-operator", "-n", server.name, "--timeout=240s")
 
@@ -198,7 +198,7 @@ def test_old_states_published_while_every_operator_is_away_are_answered_and_the_
 
                 playing.until(lambda answers=answers: bool(answers()), "the tower answers", timeout=120)
                 (answer,) = answers()
-                assert answer["args"]["version"] == newest[channel]["version"]
+                assert answer["channel"].sequence == newest[channel]["sequence"]
                 if channel == plain:
                     (challenged,) = of(playing.ledger(stage, web3, first).events("channels"), "Challenged", channel)
                     assert answer["block"] - challenged["block"] <= BLOCKS
@@ -212,26 +212,13 @@ def test_old_states_published_while_every_operator_is_away_are_answered_and_the_
             for channel, (key, place, old) in cheats.items():
                 asyncio.run(finalize(url, stage, key, place, tmp_path / f"cheater-{channel}"))
                 (closed,) = of(playing.ledger(stage, web3, first).events("channels"), "Closed", channel)
-                total, owned = old.state.total, balance_of_a(web3, stage, answered_in(web3, stage, first, channel))
+                (answer,) = of(playing.ledger(stage, web3, first).events("channels"), "Responded", channel)
+                total, owned = old.state.total, answer["channel"].balance_a
                 fine = min(total * place.terms.penalty_bps // 10_000, owned)
                 assert fine > 0, "a server that cheats pays a fine"
-                assert closed["args"]["version"] == newest[channel]["version"]
-                assert (closed["args"]["paidA"], closed["args"]["paidB"]) == (owned - fine, total - owned + fine)
+                paid = closed["channel"]
+                assert paid.sequence == newest[channel]["sequence"]
+                assert (paid.balance_a, paid.balance_b) == (owned - fine, total - owned + fine)
         assert playing.ledger(stage, web3, first).balances()["equation"]["holds"]
     playing.forget(stage, "watched")
     playing.until(lambda: playing.sandbox_pods(stage) == [], "no sandbox is left")
-
-
-def answered_in(web3: Web3, stage: Stage, first: int, channel: str) -> int:
-    (answer,) = of(playing.ledger(stage, web3, first).events("channels"), "Responded", channel)
-    return int(answer["block"])
-
-
-def balance_of_a(web3: Web3, stage: Stage, block: int) -> int:
-    """What the state that was answered with gives a, from the transaction itself."""
-    contract = web3.eth.contract(address=Web3.to_checksum_address(stage.contracts["channels"]), abi=chain.artifacts()["ChannelManager"])
-    for transaction in web3.eth.get_block(block, full_transactions=True)["transactions"]:
-        if not isinstance(transaction, bytes) and str(transaction["from"]).lower() == TOWER.address.lower():
-            _, arguments = contract.decode_function_input(transaction["input"])
-            return int(arguments["state"]["balanceA"])
-    raise AssertionError(f"no answer in block {block}")
