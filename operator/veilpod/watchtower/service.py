@@ -9,22 +9,23 @@ A chain that is down is waited for loudly: alive, not ready. What is on disk is 
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
 from typing import Any
 
+from aiohttp import web
+
 from veilpod import chain
 from veilpod.chain.connection import POLL_SECONDS
 from veilpod.core.canonical import canonical, parse_canonical, to_hex
-from veilpod.core.guard import GUARD_PATH, REQUEST_LIMIT
+from veilpod.core.guard import GUARD_PATH
 from veilpod.core.keys import SigningKey
 from veilpod.errors import ChainUnavailable, Terminal, Transient, VeilpodError
 from veilpod.watchtower import metrics
 from veilpod.watchtower.admission import Admission, Outcome
 from veilpod.watchtower.decide import Guard
 from veilpod.watchtower.guards import Guards
-from veilpod.watchtower.http import Request, Response, Server
+from veilpod.watchtower.http import Server
 from veilpod.watchtower.purse import Purse, check_cap
 from veilpod.watchtower.settings import Settings
 from veilpod.watchtower.watch import Watch
@@ -52,9 +53,11 @@ class Tower:
         self._balance = 0
         self._accepted = self._refused = 0
         self.watch: Watch | None = None
-        self.clients = Server(self._on_client, max_body=REQUEST_LIMIT)
-        self.admin = Server(self._on_admin)
-        self.metrics = Server(self._on_probe)
+        self.clients = Server(web.post(GUARD_PATH, self._on_guard))
+        self.admin = Server(web.get("/v1/guards", self._on_guards))
+        self.metrics = Server(
+            web.get("/metrics", self._on_metrics), web.get("/healthz", self._on_alive), web.get("/readyz", self._on_ready)
+        )
 
     async def run(self) -> None:
         """Serve and watch until cancelled. Raises Terminal for a chain that is not the one configured."""
@@ -133,13 +136,11 @@ class Tower:
 
     # -- clients
 
-    async def _on_client(self, request: Request) -> Response:
-        if (request.method, request.path) != ("POST", GUARD_PATH):
-            return Response(status=404, body=b"not here\n")
+    async def _on_guard(self, request: web.Request) -> web.Response:
         try:
             if self._admission is None:
                 raise ChainUnavailable("the tower has not seen the chain yet")
-            outcome = await self._admission.guard(parse_canonical(request.body), remote=request.remote)
+            outcome = await self._admission.guard(parse_canonical(await request.read()), remote=request.remote or "")
         except Terminal as error:
             self._refused += 1
             return _failure(_STATUS.get(error.reason, 400), error.reason, str(error))
@@ -147,20 +148,18 @@ class Tower:
             return _failure(503, "Unavailable", str(error) or "timed out")
         return self._told(outcome)
 
-    def _told(self, outcome: Outcome) -> Response:
+    def _told(self, outcome: Outcome) -> web.Response:
         receipt = outcome.receipt.document()
         if outcome.refusal is not None:
             self._refused += 1
             return _failure(_STATUS.get(outcome.refusal.reason, 400), outcome.refusal.reason, str(outcome.refusal), receipt=receipt)
         self._accepted += 1
-        return Response(body=canonical({"ok": {"receipt": receipt}}), content_type=_JSON)
+        return web.Response(body=canonical({"ok": {"receipt": receipt}}), content_type=_JSON)
 
     # -- the tower's owner
 
-    async def _on_admin(self, request: Request) -> Response:
-        if (request.method, request.path) != ("GET", "/v1/guards"):
-            return Response(status=404, body=b"not here\n")
-        return Response(body=json.dumps(await self._overview()).encode(), content_type=_JSON)
+    async def _on_guards(self, _: web.Request) -> web.Response:
+        return web.json_response(await self._overview())
 
     async def _overview(self) -> dict[str, Any]:
         now = None
@@ -194,15 +193,15 @@ class Tower:
 
     # -- probes
 
-    async def _on_probe(self, request: Request) -> Response:
-        if request.path == "/metrics":
-            return Response(body=metrics.render(await self._measure()), content_type="text/plain; version=0.0.4")
-        if request.path == "/healthz":
-            return Response(body=b"ok\n")
-        if request.path == "/readyz":
-            problem = self.ready()
-            return Response(status=503 if problem else 200, body=f"{problem or 'ok'}\n".encode())
-        return Response(status=404, body=b"not here\n")
+    async def _on_metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=metrics.render(await self._measure()), content_type="text/plain; version=0.0.4")
+
+    async def _on_alive(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _on_ready(self, _: web.Request) -> web.Response:
+        problem = self.ready()
+        return web.Response(status=503 if problem else 200, text=f"{problem or 'ok'}\n")
 
     async def _measure(self) -> dict[str, float]:
         found: dict[str, float] = {"guarded": len(self._guards.all), "damaged": self._guards.damaged}
@@ -223,5 +222,5 @@ class Tower:
         return {"cap": self._purse.cap, "spent": self._purse.spent(now), "answers_affordable": affordable}
 
 
-def _failure(status: int, code: str, message: str, **more: Any) -> Response:
-    return Response(status=status, body=canonical({"error": {"code": code, "message": message[:1000]}, **more}), content_type=_JSON)
+def _failure(status: int, code: str, message: str, **more: Any) -> web.Response:
+    return web.Response(status=status, body=canonical({"error": {"code": code, "message": message[:1000]}, **more}), content_type=_JSON)
