@@ -40,13 +40,13 @@ def prometheus(stage: Stage, base_image: str, tmp_path_factory: pytest.TempPathF
     shutil.copy2(toolchain.unpacked("prometheus") / "usr" / "bin" / "prometheus", context)
     images.build("prometheus", HERE / "Dockerfile", context, {"BASE": images.BASE})
     image = images.load(stage.cluster.name, images.save(images.name_of("prometheus"), context / "image.tar"))[images.name_of("prometheus")]
-    stage.cluster.apply(*manifests(image))
+    stage.cluster.apply(*manifests(image, targets(stage)))
     stage.cluster.kubectl("wait", "--for=condition=Ready", f"pod/{NAME}", "-n", NAME, "--timeout=90s")
     yield Prometheus(stage)
-    stage.cluster.kubectl("delete", f"clusterrolebinding/{NAME}", f"clusterrole/{NAME}", f"namespace/{NAME}", "--wait=false")
+    stage.cluster.kubectl("delete", f"namespace/{NAME}", "--wait=false")
 
 
-def manifests(image: str) -> tuple[dict[str, Any], ...]:
+def manifests(image: str, discovered: list[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
     secure = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True}
     container = {
         "name": "prometheus",
@@ -57,30 +57,16 @@ def manifests(image: str) -> tuple[dict[str, Any], ...]:
         "volumeMounts": [{"name": "config", "mountPath": "/etc/prometheus"}, {"name": "data", "mountPath": "/data"}],
     }
     configuration = {file.name: file.read_text() for file in (HERE / "prometheus.yaml", ALERTS)}
-    rbac = "rbac.authorization.k8s.io"
+    configuration["targets.json"] = json.dumps(discovered)
     return (
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAME}},
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": META},
-        {
-            "apiVersion": f"{rbac}/v1",
-            "kind": "ClusterRole",
-            "metadata": {"name": NAME},
-            "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}],
-        },
-        {
-            "apiVersion": f"{rbac}/v1",
-            "kind": "ClusterRoleBinding",
-            "metadata": {"name": NAME},
-            "roleRef": {"apiGroup": rbac, "kind": "ClusterRole", "name": NAME},
-            "subjects": [{"kind": "ServiceAccount", **META}],
-        },
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": META, "data": configuration},
         {
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": META,
             "spec": {
-                "serviceAccountName": NAME,
+                "automountServiceAccountToken": False,
                 "securityContext": {"runAsUser": 65532, "runAsNonRoot": True, "fsGroup": 65532},
                 "containers": [container],
                 "volumes": [{"name": "config", "configMap": {"name": NAME}}, {"name": "data", "emptyDir": {}}],
@@ -89,10 +75,26 @@ def manifests(image: str) -> tuple[dict[str, Any], ...]:
     )
 
 
-def processes(stage: Stage) -> set[str]:
+def watched(stage: Stage) -> list[dict[str, Any]]:
     """Every pod of a party that should be watched."""
     pods = stage.cluster.get("pods", "-A", "-l", "app.kubernetes.io/name=veilpod,veilpod.dev/component in (operator,store,relay)")["items"]
-    return {pod["metadata"]["name"] for pod in pods if pod["status"]["phase"] == "Running" and "deletionTimestamp" not in pod["metadata"]}
+    return [pod for pod in pods if pod["status"]["phase"] == "Running" and "deletionTimestamp" not in pod["metadata"]]
+
+
+def targets(stage: Stage) -> list[dict[str, Any]]:
+    """What the chart's PodMonitor has Prometheus scrape: the port called http or metrics, labelled by namespace and component."""
+    found = []
+    for pod in watched(stage):
+        meta = pod["metadata"]
+        ports = [port for container in pod["spec"]["containers"] for port in container.get("ports", ())]
+        (port,) = [port["containerPort"] for port in ports if port.get("name") in ("http", "metrics")]
+        labels = {"namespace": meta["namespace"], "pod": meta["name"], "veilpod_dev_component": meta["labels"]["veilpod.dev/component"]}
+        found.append({"targets": [f"{pod['status']['podIP']}:{port}"], "labels": labels})
+    return found
+
+
+def processes(stage: Stage) -> set[str]:
+    return {pod["metadata"]["name"] for pod in watched(stage)}
 
 
 def test_every_process_is_found_and_answers(stage: Stage, prometheus: Prometheus) -> None:

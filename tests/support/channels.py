@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from typing import Any
 
 from veilpod.core.canonical import keccak256
 from veilpod.core.channel.machine import Machine, Party
@@ -35,7 +36,7 @@ def opening(*, deposit_a: int = 10_000, deposit_b: int = 10_000) -> ChannelState
     return opening_state(epoch=1, deposit_a=deposit_a, deposit_b=deposit_b)
 
 
-def machine(party: Party, records: tuple = (), **options: int) -> Machine:
+def machine(party: Party, records: tuple[Any, ...] = (), **options: int) -> Machine:
     deposits = {name: options.pop(name) for name in ("deposit_a", "deposit_b") if name in options}
     return Machine(link=link(**options), party=party, key=KEYS[party], opening=opening(**deposits), records=records)
 
