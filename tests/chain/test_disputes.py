@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 from tests.support.anvil import CHAIN_ID, account, caught_up
-from tests.support.channels import MIB, SANDBOXES, TASK, TERMS, Agents
+from tests.support.channels import MIB, SANDBOXES, TASK, TERMS, Agents, paid
 
 from veilpod.chain.journal import Journal
 from veilpod.control.metrics import Metrics
@@ -12,7 +12,7 @@ from veilpod.control.money import exposure, show
 from veilpod.core.channel import dispute
 from veilpod.core.channel.machine import Machine, Party, Persist, Send
 from veilpod.core.channel.rules import Link
-from veilpod.core.channel.state import channel_id, opening_state, order, parse_word
+from veilpod.core.channel.state import channel_id, opening_state, order
 from veilpod.core.entities import ChannelPhase
 from veilpod.core.ids import ServerIndex
 from veilpod.core.typed_data import Domain
@@ -63,10 +63,7 @@ class Pair:
 
     async def paid(self):
         """What closing paid to both, from the event."""
-        entry = self.node.rpc("eth_getLogs", {"address": self.node.addresses.channels, "fromBlock": "0x0"})[-1]
-        word = parse_word(self.link.channel, int(entry["data"], 16))
-        assert word.phase is ChannelPhase.CLOSED
-        return word.balance_a, word.balance_b
+        return paid(self.node, self.link.channel)
 
 
 @pytest.fixture

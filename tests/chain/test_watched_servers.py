@@ -3,6 +3,7 @@
 import pytest
 from tests.support import towers
 from tests.support.anvil import account, caught_up, eventually
+from tests.support.channels import paid
 from tests.support.operators import world
 
 from veilpod.chain.journal import Journal
@@ -66,12 +67,9 @@ async def test_what_servers_sign_is_guarded_and_an_old_state_of_it_does_not_stan
         await cheater.writer.finalize(place.a, place.b, place.terms)
         await caught_up(cheater, anvil)
         assert (await cheater.reader.channel(channel)).phase is ChannelPhase.CLOSED
-        entry = anvil.rpc("eth_getLogs", {"address": anvil.addresses.channels, "fromBlock": "0x0"})[-1]
-        words = bytes.fromhex(entry["data"][2:])
-        paid_a, paid_b = int.from_bytes(words[32:64], "big"), int.from_bytes(words[64:96], "big")
         beaten_by_two = newest.version - old.state.version >= 2
         fine = newest.total // 10 * beaten_by_two * (1 if place.a == hub.key.address else -1)
-        assert (paid_a, paid_b) == (newest.balance_a - fine, newest.balance_b + fine)
+        assert paid(anvil, channel) == (newest.balance_a - fine, newest.balance_b + fine)
 
 
 async def test_a_tower_that_is_down_delays_nothing(anvil, tmp_path):

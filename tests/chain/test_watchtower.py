@@ -11,6 +11,7 @@ import pytest
 from tests.chain.test_task_life import register
 from tests.support import towers
 from tests.support.anvil import CHAIN_ID, account, caught_up, eventually
+from tests.support.channels import paid
 from tests.support.fake_kubectl import kubectl
 from tests.support.towers import DEPOSIT, GWEI, PENALISED, Pair, hand_in, measured
 
@@ -70,9 +71,7 @@ class Dispute:
         place = self.pair.place
         self.node.advance(place.terms.challenge_period + 1)
         await self.chains[place.a].writer.finalize(place.a, place.b, place.terms)
-        entry = self.node.rpc("eth_getLogs", {"address": self.node.addresses.channels, "fromBlock": "0x0"})[-1]
-        words = bytes.fromhex(entry["data"][2:])
-        return int.from_bytes(words[32:64], "big"), int.from_bytes(words[64:96], "big")
+        return paid(self.node, place.channel)
 
     def block(self):
         return int(self.node.rpc("eth_blockNumber"), 16)

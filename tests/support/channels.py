@@ -4,12 +4,14 @@ import dataclasses
 import hashlib
 from typing import Any
 
+from tests.support.anvil import Anvil
+
 from veilpod.core.canonical import keccak256
 from veilpod.core.channel.machine import Machine, Party
 from veilpod.core.channel.rules import Link
-from veilpod.core.channel.state import ChannelState, channel_id, opening_state, order
-from veilpod.core.entities import ChannelTerms
-from veilpod.core.ids import Address, ServerIndex, TaskId
+from veilpod.core.channel.state import ChannelState, channel_id, opening_state, order, parse_word
+from veilpod.core.entities import ChannelPhase, ChannelTerms
+from veilpod.core.ids import Address, ChannelId, ServerIndex, TaskId
 from veilpod.core.keys import SigningKey, checksum_address
 from veilpod.core.receipt import Receipt, Transcript
 from veilpod.core.typed_data import Domain
@@ -34,6 +36,15 @@ def link(*, price: int = 1000) -> Link:
 
 def opening(*, deposit_a: int = 10_000, deposit_b: int = 10_000) -> ChannelState:
     return opening_state(epoch=1, deposit_a=deposit_a, deposit_b=deposit_b)
+
+
+def paid(node: Anvil, channel: ChannelId) -> tuple[int, int]:
+    """What the closing of a channel has just paid to a and b, from the newest event of the chain's channels."""
+    assert node.addresses is not None
+    entry = node.rpc("eth_getLogs", {"address": node.addresses.channels, "fromBlock": "0x0", "topics": [None, "0x" + channel.hex()]})[-1]
+    word = parse_word(channel, int(entry["data"], 16))
+    assert word.phase is ChannelPhase.CLOSED
+    return word.balance_a, word.balance_b
 
 
 def machine(party: Party, records: tuple[Any, ...] = (), **options: int) -> Machine:
