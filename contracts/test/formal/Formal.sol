@@ -52,12 +52,6 @@ function either(bool x, bool y) pure returns (bool z) {
     }
 }
 
-function pick(bool condition, uint256 x, uint256 y) pure returns (uint256 z) {
-    assembly {
-        z := xor(y, mul(condition, xor(x, y)))
-    }
-}
-
 /// One channel in any state whatever, and everything that can be observed about it before and after one call.
 /// The word is unknown but for `sane`, which `check_*_keeps_the_word_sane` proves of every transition: a channel without a word is
 /// sane, so every word that can come to be is.
@@ -115,9 +109,6 @@ abstract contract Formal {
         (x.creditA, x.creditB, x.creditOther) = credits(asset);
         vm.assume(both(x.creditA < 2 ** 110, both(x.creditB < 2 ** 110, x.creditOther < 2 ** 110)));
         x.held = svm.createUint(120, "held");
-        unchecked {
-            vm.assume(x.held >= locked(x.word) + x.creditA + x.creditB + x.creditOther);
-        }
         fund(asset, x.held);
 
         x.time = svm.createUint(31, "time"); // until the year 2038: a deadline is 32 bits
@@ -186,13 +177,6 @@ abstract contract Formal {
         return w & BY_B != 0;
     }
 
-    /// What the manager owes to the two parties of a channel.
-    function locked(uint256 w) internal pure returns (uint256) {
-        uint256 openers = pick(byB(w), balanceB(w), balanceA(w));
-        bool full = either(phase(w) == OPEN, phase(w) == DISPUTED);
-        return pick(phase(w) == OPENING, openers, pick(full, total(w), 0));
-    }
-
     function sane(uint256 w) internal pure returns (bool) {
         bool empty = either(phase(w) == OPENING, either(phase(w) == OPEN, either(phase(w) == DISPUTED, total(w) == 0)));
         bool used = both(both(epoch(w) != 0, total(w) <= type(uint80).max), both(phase(w) <= CLOSED, empty));
@@ -215,13 +199,14 @@ abstract contract Formal {
         return (manager.credit(A, asset), manager.credit(B, asset), manager.credit(STRANGER, asset));
     }
 
-    /// Money in = money locked + credits: what came in or went out is what is owed more or less than before.
+    /// Money in = money locked + credits: what came in or went out is what is owed more or less than before. What is owed for a
+    /// channel is its total, while it is Opening the opener's deposit, and nothing when it is Closed.
     /// @dev Nothing here wraps: `anything` bounds all amounts to 120 bits.
-    function conserved(Before memory x) internal view returns (bool) {
+    function conserved(Before memory x, uint256 lockedBefore, uint256 lockedAfter) internal view returns (bool) {
         (uint256 creditA, uint256 creditB, uint256 creditOther) = credits(x.asset);
         unchecked {
-            uint256 owed = locked(word(x)) + creditA + creditB + creditOther;
-            uint256 owedBefore = locked(x.word) + x.creditA + x.creditB + x.creditOther;
+            uint256 owed = lockedAfter + creditA + creditB + creditOther;
+            uint256 owedBefore = lockedBefore + x.creditA + x.creditB + x.creditOther;
             return own(x.asset, address(manager)) + owedBefore == x.held + owed;
         }
     }

@@ -17,6 +17,7 @@ class Bench {
   constructor(root, work) {
     this.solc = require(path.join(root, "node_modules", "solc"));
     this.sources = readSources(root);
+    this.tried = new Set();
     this.artifacts = path.join(work, "operator", "veilpod", "chain", "artifacts");
     this.contracts = path.join(work, "contracts");
     fs.rmSync(work, { recursive: true, force: true });
@@ -40,7 +41,8 @@ class Bench {
     return Object.fromEntries(Object.entries(this.base.asts).filter(([file]) => !file.includes("/interfaces/")));
   }
 
-  /// @returns "invalid" | "equivalent" | "survived", or the name of the test that killed the mutant.
+  /// @returns "invalid" (does not compile), "no change" (the bytecode of the sources, or of a mutant tried before), "survived", or
+  /// the name of the test that killed the mutant.
   try(mutant) {
     const original = this.sources[mutant.file];
     const text = Buffer.concat([original.subarray(0, mutant.start), Buffer.from(mutant.text), original.subarray(mutant.end)]);
@@ -48,7 +50,9 @@ class Bench {
     const built = this.compile({ ...this.sources, [mutant.file]: text }, own.length ? own : CONTRACTS, false);
     if (!built) return "invalid";
     const changed = Object.fromEntries(Object.entries(built.code).filter(([name, code]) => code !== this.base.code[name]));
-    if (Object.keys(changed).length === 0) return "equivalent";
+    const print = JSON.stringify(changed);
+    if (Object.keys(changed).length === 0 || this.tried.has(print)) return "no change";
+    this.tried.add(print);
     this.deploy(changed);
     const killer = this.failing(changed);
     this.deploy(Object.fromEntries(Object.keys(changed).map((name) => [name, this.base.code[name]])));
@@ -57,7 +61,7 @@ class Bench {
 
   /// @returns the first test that fails, or null.
   failing(changed) {
-    for (const [tests, suffix] of [[UNIT, "t.sol"], [INVARIANT, "invariant.t.sol"]]) {
+    for (const [tests, suffix] of [[UNIT, "{t,edges.t}.sol"], [INVARIANT, "invariant.t.sol"]]) {
       const names = [...new Set(Object.keys(changed).flatMap((name) => tests[name]))];
       if (names.length === 0) continue;
       const found = this.forge(`test/{${names.join(",")},}.${suffix}`);

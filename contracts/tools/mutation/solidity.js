@@ -102,7 +102,7 @@ function mutantsOf(file, source, ast) {
   };
   const mutants = [];
   visit(ast.unit, (node) => {
-    if (DELETED.includes(node.nodeType)) mutants.push(at.replace(node, node.nodeType === "IfStatement" || at.source[at.span(node).end - 1] === 125 ? "{}" : "{}", "deleted statement"));
+    if (DELETED.includes(node.nodeType)) mutants.push(deleted(at, node));
     mutants.push(...(OPERATORS[node.nodeType]?.(node, at) ?? []));
   });
   return mutants;
