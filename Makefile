@@ -22,9 +22,14 @@ check: venv  ## the quick half of the tests: no cluster
 	@$(PY) -m tests.run --quick
 
 lock: venv  ## pin and hash the requirements again
-	@for set in base: "operator:--extra operator" "dev:--extra operator --extra dev"; do \
+	@for set in "base:pyproject.toml" "operator:--extra operator pyproject.toml" "dev:--extra operator --extra dev pyproject.toml" \
+	    "contracts:requirements/contracts.in"; do \
 	  .venv/bin/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header --no-emit-index-url --no-emit-find-links \
-	    --no-emit-trusted-host $${set#*:} --output-file requirements/$${set%%:*}.txt pyproject.toml; done
+	    --no-emit-trusted-host --output-file requirements/$${set%%:*}.txt $${set#*:}; done
+
+mutation: venv  ## change the contracts in every small way and see whether a test notices (about half an hour)
+	@npm ci --prefix contracts --no-audit --no-fund >/dev/null
+	@contracts/tools/mutate
 
 docs: venv  ## generate the reference of CRDs and chart values
 	@$(PY) docs/generate.py
@@ -39,4 +44,11 @@ venv: .venv/.installed
 	@.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-.PHONY: help demo down test check lock docs venv
+checkers: .venv-contracts/.installed  ## the contract checkers, apart from the package: they need an older web3
+
+.venv-contracts/.installed: requirements/contracts.txt
+	@python3 -m venv .venv-contracts
+	@.venv-contracts/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/contracts.txt
+	@touch $@
+
+.PHONY: help demo down test check lock mutation docs venv checkers
