@@ -134,9 +134,7 @@ abstract contract Formal {
         token.mint(address(manager), held);
         token.mint(A, svm.createUint(100, "tokens of a"));
         token.mint(B, svm.createUint(100, "tokens of b"));
-        token.setSilent(svm.createBool("silent"));
         token.setFailing(svm.createBool("failing"));
-        token.setBlocked(A, svm.createBool("blocked a"));
     }
 
     /*//////////////////////////////////////////////////////////////
