@@ -7,15 +7,16 @@ state that both signed gives it.
 import asyncio
 import contextlib
 import dataclasses
-from collections import defaultdict
+from collections import Counter, defaultdict
+from typing import ClassVar
 
 import pytest
-from hypothesis import HealthCheck, assume, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 from tests.support import evm
 from tests.support.anvil import BINARY, CHAIN_ID, Anvil, account, running
-from tests.support.channel_model import LIVE, Channel, Model, State
+from tests.support.channel_model import FREE, LIVE, Channel, Model, State
 
 from veilpod.chain import contracts
 from veilpod.core.channel.state import ChannelState, channel_id, order, pack_terms
@@ -30,10 +31,12 @@ KEYS = {account(index).address: account(index) for index in (1, 2)}
 PARTIES = order(*KEYS)
 STRANGER = account(3).address
 RICH = 10**21
+SEEN = ("open", "join", "openBoth", "cancel", "close", "challenge", "respond", "finalize", "withdrawCredit")
 REVERTS = "0x60006000fd"
 amounts = st.integers(0, 1000)
 parties = st.integers(0, 1)
-channels = st.integers(0, 1)
+unknown = st.data()
+splits = st.lists(st.integers(0, 100), min_size=1, max_size=4)
 
 
 @dataclasses.dataclass
@@ -96,6 +99,7 @@ class Parties(RuleBasedStateMachine):
     """Everything a party may try, allowed or not: the model says which."""
 
     world: World
+    seen: ClassVar[Counter] = Counter()  # how often each function went through, and was refused
 
     def __init__(self):
         super().__init__()
@@ -109,14 +113,20 @@ class Parties(RuleBasedStateMachine):
         )
         self.agreed = defaultdict(list)  # (channel, epoch) -> the states both signed, oldest first
         self.final = {}  # (channel, epoch) -> the state both signed a Close for, after which they sign no other
-        self.worth = {}  # (channel, party) -> what it had before the channel was settled
 
     def teardown(self):
         self.undoing.__exit__(None, None, None)
 
-    @initialize(characters=st.tuples(*[st.sampled_from(["honest", "lazy", "lying", "crashed"])] * 2))
+    @initialize(characters=st.tuples(*[st.sampled_from(["honest", "honest", "lazy", "lying", "lying"])] * 2))
     def begin(self, characters):
-        self.characters = characters
+        self.characters = list(characters)
+
+    def one(self, phases, data):
+        """One of the channels in these phases; the rule's precondition says that there is one."""
+        return data.draw(st.sampled_from([index for index, c in enumerate(self.model.channels) if c.phase in phases]))
+
+    def some(self, *phases):
+        return any(c.phase in phases for c in self.model.channels)
 
     # ------------------------------------------------------------------ doing the same twice
 
@@ -132,6 +142,7 @@ class Parties(RuleBasedStateMachine):
     def act(self, name, sender, expected, *args, value=0):
         done = evm.send(self.world.node, sender, self.world.manager, MANAGER[name].encode(*args), value=value, at=self.model.now)
         assert done == expected, f"{name} {'went through' if done else 'reverted'}"
+        self.seen[name, done] += 1
         return done
 
     def settling(self, index, operation):
@@ -169,86 +180,146 @@ class Parties(RuleBasedStateMachine):
         state, signed = self.signatures(index, s, (0, 1) if peer_signed else (by,))
         return self.act("challenge", PARTIES[by], expected, self.world.place(index), state, signed[1 - by])
 
-    def close(self, index, s, *, signers, sender=STRANGER):
-        consent = {*signers, *(party for party in (0, 1) if PARTIES[party] == sender)} == {0, 1}
+    def close(self, index, s, *, signers, sender=STRANGER, ordinary=False):
+        """With `ordinary`, what they signed was a State: no consent to a Close, but for the sender's own."""
+        own = {party for party in (0, 1) if PARTIES[party] == sender}
+        consent = own | (set() if ordinary else set(signers)) == {0, 1}
         expected = self.settling(index, lambda: self.model.close(self.model.channels[index], s, consent=consent))
-        state, signed = self.signatures(index, s, signers, close=True)
+        state, signed = self.signatures(index, s, signers, close=not ordinary)
         return self.act("close", sender, expected, self.world.place(index), state, *signed)
 
     def finalize(self, index, sender=STRANGER):
+        fined = self.model.channels[index].fined
         expected = self.settling(index, lambda: self.model.finalize(self.model.channels[index]))
+        self.seen["fine", expected and fined] += 1
         return self.act("finalize", sender, expected, self.world.place(index))
 
     # ------------------------------------------------------------------ opening
 
-    @rule(index=channels, by=parties, deposit=amounts, peers=amounts)
-    def open(self, index, by, deposit, peers):
+    def value(self, index, amount):
+        return amount if self.model.channels[index].asset == "ETH" else 0
+
+    def open(self, index, by, deposits):
+        self.tick()
+        own, peers = deposits[by], deposits[1 - by]
+        expected = self.model.open(self.model.channels[index], by, own, peers)
+        return self.act("open", PARTIES[by], expected, self.world.place(index), own, peers, value=self.value(index, own))
+
+    def join(self, index, by, epoch):
         self.tick()
         c = self.model.channels[index]
-        expected = self.model.open(c, by, deposit, peers)
-        self.act("open", PARTIES[by], expected, self.world.place(index), deposit, peers, value=deposit if c.asset == "ETH" else 0)
+        value = self.value(index, c.balances[by])
+        return self.act("join", PARTIES[by], self.model.join(c, by, epoch), self.world.place(index), epoch, value=value)
 
-    @rule(index=channels, by=parties, late=st.integers(0, 5).map(lambda n: n == 0))
-    def join(self, index, by, late):
+    def open_both(self, index, by, deposits, *, lead, signed):
         self.tick()
         c = self.model.channels[index]
-        epoch, deposit = c.epoch - late, c.balances[by]
-        assume(epoch >= 0)
-        expected = self.model.join(c, by, epoch)
-        self.act("join", PARTIES[by], expected, self.world.place(index), epoch, value=deposit if c.asset == "ETH" else 0)
+        until, epoch, cid = self.model.now + lead, c.epoch + signed, channel_id(*PARTIES, self.world.terms[index])
+        digest = open_digest(self.domain, cid, epoch=epoch, deposit_a=deposits[0], deposit_b=deposits[1], deadline=until)
+        expected = self.model.open_both(c, by, deposits, until=until, peer_signed=signed)
+        args = (self.world.place(index), *deposits, until, KEYS[PARTIES[1 - by]].sign(digest))
+        return self.act("openBoth", PARTIES[by], expected, *args, value=self.value(index, deposits[by]))
 
-    @rule(index=channels, by=parties, deposits=st.tuples(amounts, amounts), lead=st.integers(-1, 3), honest=st.booleans())
-    def open_both(self, index, by, deposits, lead, honest):
-        self.tick()
-        c = self.model.channels[index]
-        until, epoch = self.model.now + lead, c.epoch + (1 if honest else 0)
-        digest = open_digest(
-            self.domain, channel_id(*PARTIES, self.world.terms[index]), epoch=epoch, deposit_a=deposits[0], deposit_b=deposits[1], deadline=until
-        )  # fmt: skip
-        expected = self.model.open_both(c, by, deposits, until=until, peer_signed=honest)
-        signature = KEYS[PARTIES[1 - by]].sign(digest)
-        value = deposits[by] if c.asset == "ETH" else 0
-        self.act("openBoth", PARTIES[by], expected, self.world.place(index), *deposits, until, signature, value=value)
-
-    @rule(index=channels, by=parties)
     def cancel(self, index, by):
         self.tick()
-        self.act("cancel", PARTIES[by], self.model.cancel(self.model.channels[index], by), self.world.place(index))
+        return self.act("cancel", PARTIES[by], self.model.cancel(self.model.channels[index], by), self.world.place(index))
+
+    @precondition(lambda self: self.some(*FREE))
+    @rule(
+        data=unknown, by=parties, deposits=st.tuples(amounts, amounts), shares=splits,
+        how=st.sampled_from(["two", "two", "two", "one", "alone", "late"]),
+    )  # fmt: skip
+    def a_session_begins(self, data, by, deposits, shares, how):
+        index = self.one(FREE, data)
+        if how == "one":
+            self.deposit_credit(1 - by, deposits[1 - by])
+            assert self.open_both(index, by, deposits, lead=0, signed=True)
+            self.sign(index, shares)
+            return
+        if how == "late":
+            assert not self.open_both(index, by, deposits, lead=-1, signed=True)
+            return
+        assert self.open(index, by, deposits)
+        if how == "two":
+            assert self.join(index, 1 - by, self.model.channels[index].epoch)
+            self.sign(index, shares)
+
+    @precondition(lambda self: self.some(ChannelPhase.OPENING))
+    @rule(data=unknown, by=parties, how=st.sampled_from(["join", "join late", "cancel"]))
+    def a_session_begins_or_not(self, data, by, how):
+        index = self.one((ChannelPhase.OPENING,), data)
+        c = self.model.channels[index]
+        if how == "cancel":
+            self.cancel(index, by)
+        else:
+            self.join(index, by, c.epoch - (how == "join late"))
+
+    @precondition(lambda self: self.some(*LIVE))
+    @rule(data=unknown, by=parties, deposits=st.tuples(amounts, amounts), what=st.sampled_from(["open", "join", "openBoth", "cancel"]))
+    def somebody_is_out_of_turn(self, data, by, deposits, what):
+        index = self.one(LIVE, data)
+        c = self.model.channels[index]
+        if what == "open":
+            assert not self.open(index, by, deposits)
+        elif what == "join":
+            assert not self.join(index, by, c.epoch)
+        elif what == "openBoth":
+            assert not self.open_both(index, by, deposits, lead=9, signed=True)
+        else:
+            assert not self.cancel(index, by)
 
     # ------------------------------------------------------------------ off chain
 
-    @precondition(lambda self: "crashed" not in self.characters and any(c.phase in LIVE for c in self.model.channels))
-    @rule(index=channels, share=st.floats(0, 1))
-    def agree(self, index, share):
-        """Both sign the next state. Who has signed a Close signs no more."""
-        c = self.model.channels[index]
-        assume(c.phase is ChannelPhase.OPEN and (index, c.epoch) not in self.final)
-        total = sum(c.balances)
-        mine = int(share * total)
-        self.agreed[index, c.epoch].append(State(epoch=c.epoch, sequence=self.newest(index).sequence + 1, balances=(mine, total - mine)))
+    @precondition(lambda self: self.both_sign(ChannelPhase.OPEN))
+    @rule(data=unknown, shares=splits)
+    def both_sign_the_next_states(self, data, shares):
+        self.sign(self.one((ChannelPhase.OPEN,), data), shares)
 
-    @precondition(lambda self: "crashed" not in self.characters)
-    @rule(index=channels)
-    def agree_to_close(self, index):
+    def sign(self, index, shares):
+        """Move money between them, state by state. Who has signed a Close signs no more, and who has crashed nothing."""
         c = self.model.channels[index]
-        assume(c.phase in LIVE)
-        self.final.setdefault((index, c.epoch), self.newest(index))
+        if (index, c.epoch) in self.final or "crashed" in self.characters:
+            return
+        total = sum(c.balances)
+        for share in shares:
+            mine = total * share // 100
+            state = State(epoch=c.epoch, sequence=self.newest(index).sequence + 1, balances=(mine, total - mine))
+            self.agreed[index, c.epoch].append(state)
+
+    @precondition(lambda self: self.both_sign(*LIVE))
+    @rule(data=unknown, willing=st.integers(0, 3))
+    def both_sign_a_close(self, data, willing):
+        index = self.one(LIVE, data)
+        c = self.model.channels[index]
+        if willing == 3:
+            self.final.setdefault((index, c.epoch), self.newest(index))
+
+    def both_sign(self, *phases):
+        return "crashed" not in self.characters and self.some(*phases)
+
+    @precondition(lambda self: "lazy" in self.characters)
+    @rule(unlucky=st.integers(0, 4))
+    def one_crashes(self, unlucky):
+        """For good: it signs, sends and answers nothing any more."""
+        if not unlucky:
+            self.characters[self.characters.index("lazy")] = "crashed"
 
     # ------------------------------------------------------------------ each as it is
 
-    @rule(index=channels, by=parties, data=st.data())
-    def move(self, index, by, data):
+    @precondition(lambda self: self.some(*LIVE))
+    @rule(data=unknown, by=parties)
+    def move(self, data, by):
         """A party does what one of its character does."""
-        character = self.characters[by]
+        index = self.one(LIVE, data)
+        character, c, newest = self.characters[by], self.model.channels[index], self.newest(index)
         if character == "crashed":
             return
         self.tick()
-        c, newest = self.model.channels[index], self.newest(index)
         if character == "lying":
             self.lie(index, by, data)
         elif c.phase is ChannelPhase.DISPUTED and self.model.now > c.deadline:
             assert self.finalize(index, PARTIES[by])
-        elif (index, c.epoch) in self.final and c.phase in LIVE:
+        elif (index, c.epoch) in self.final:
             self.close(index, self.final[index, c.epoch], signers=(1 - by,), sender=PARTIES[by])
         elif character == "honest" and c.phase is ChannelPhase.OPEN and data.draw(st.booleans()):
             assert self.challenge(index, by, newest)
@@ -258,25 +329,28 @@ class Parties(RuleBasedStateMachine):
     def lie(self, index, by, data):
         """Old states, states of old epochs, states that nobody else signed, states that make money: as a challenge, an answer, a close."""
         c = self.model.channels[index]
-        known = [s for (of, _), states in self.agreed.items() if of == index for s in states]
+        old = [s for (of, epoch), states in self.agreed.items() if of == index and epoch != c.epoch for s in states[-1:]]
+        known = self.agreed[index, c.epoch] + old
         invented = State(epoch=c.epoch, sequence=data.draw(st.integers(0, 9)), balances=(sum(c.balances), 0)[:: 1 if by == 0 else -1])
         richer = dataclasses.replace(invented, balances=(invented.balances[0] + 1, invented.balances[1]))
-        s = data.draw(st.sampled_from([*known[-6:], invented, richer]))
+        s = data.draw(st.sampled_from([*known, invented, richer]))
         peer_signed = s in known
-        how = data.draw(st.sampled_from(["challenge", "challenge", "respond", "close", "finalize"]))
+        how = data.draw(st.sampled_from(["challenge"] * 4 + ["respond", "close", "finalize"]))
         if how == "challenge":
             self.challenge(index, by, s, peer_signed=peer_signed)
         elif how == "respond":
             self.respond(index, s, signers=(0, 1) if peer_signed else (by,), sender=STRANGER)
         elif how == "close":
-            self.close(index, s, signers=(by,), sender=PARTIES[by])  # a State's signature is none for a Close
+            self.close(index, s, signers=(0, 1) if peer_signed else (by,), sender=PARTIES[by], ordinary=True)
         else:
             self.finalize(index, PARTIES[by])
 
-    @rule(index=channels)
-    def a_stranger_finishes(self, index):
-        self.tick()
+    @precondition(lambda self: self.some(ChannelPhase.DISPUTED))
+    @rule(data=unknown)
+    def a_stranger_finishes(self, data):
+        index = self.one((ChannelPhase.DISPUTED,), data)
         c = self.model.channels[index]
+        self.tick()
         if (index, c.epoch) in self.final:
             self.close(index, self.final[index, c.epoch], signers=(0, 1))
         else:
@@ -284,16 +358,24 @@ class Parties(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ time and money
 
-    @rule(seconds=st.sampled_from([1, 30, 58, 59, 60, 61, 89, 90, 91, 5000]))
+    @precondition(lambda self: self.some(ChannelPhase.DISPUTED))
+    @rule(data=unknown, around=st.integers(-2, 2))
+    def time_passes_until_a_deadline(self, data, around):
+        index = self.one((ChannelPhase.DISPUTED,), data)
+        c = self.model.channels[index]
+        if c.deadline + around > self.model.now:
+            self.tick(c.deadline + around - self.model.now)
+
+    @rule(seconds=st.sampled_from([1, 30, 59, 60, 61, 89, 90, 91, 5000]))
     def time_passes(self, seconds):
         self.tick(seconds)
 
-    @rule(by=parties, amount=amounts)
     def deposit_credit(self, by, amount):
         self.tick()
         self.act("depositCredit", PARTIES[by], self.model.deposit_credit(by, amount), value=amount)
 
-    @rule(index=channels, by=parties)
+    @precondition(lambda self: any(self.model.credit.values()))
+    @rule(index=parties, by=parties)
     def withdraw_credit(self, index, by):
         self.tick()
         expected = self.model.withdraw_credit(by, self.model.channels[index].asset)
@@ -326,7 +408,9 @@ class Parties(RuleBasedStateMachine):
 
 
 def test_the_contract_does_what_the_model_says_whoever_the_parties_are(world):
-    Parties.world = world
-    # About 40 s. Raise the examples for a longer search: the test is the same.
-    limits = settings(max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
+    Parties.world, Parties.seen = world, Counter()
+    # About 40 s. More examples are a longer search and the same test.
+    limits = settings(max_examples=400, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(Parties, settings=limits)
+    missed = [(name, done) for name in (*SEEN, "fine") for done in (True, False) if not Parties.seen[name, done]]
+    assert not missed, "a search that never saw these shows nothing about them"

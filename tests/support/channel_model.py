@@ -62,8 +62,8 @@ class Model:
 
     def held(self, asset: str) -> int:
         """Money in the contract: what is locked and what is credited."""
-        credits = sum(amount for (_, of), amount in self.credit.items() if of == asset)
-        return credits + sum(channel.locked for channel in self.channels if channel.asset == asset)
+        credited = sum(amount for (_, of), amount in self.credit.items() if of == asset)
+        return credited + sum(channel.locked for channel in self.channels if channel.asset == asset)
 
     def open(self, c: Channel, by: int, deposit: int, peer_deposit: int) -> bool:
         if c.phase not in FREE:

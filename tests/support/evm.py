@@ -54,7 +54,9 @@ def mock(node: Anvil, sender: str, name: str) -> str:
         "sources": {path: {"content": (CONTRACTS / path).read_text("utf-8")}},
         "settings": {"evmVersion": "cancun", "outputSelection": {path: {name: ["evm.bytecode.object"]}}},
     }
-    run = subprocess.run([CONTRACTS / "tools/solc", "--standard-json"], input=json.dumps(request), capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [CONTRACTS / "tools/solc", "--standard-json"], input=json.dumps(request), capture_output=True, text=True, check=True
+    )
     code = json.loads(run.stdout)["contracts"][path][name]["evm"]["bytecode"]["object"]
     return str(_mine(node, [], {"from": sender, "data": f"0x{code}", "gas": GAS})["contractAddress"])
 
