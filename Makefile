@@ -26,9 +26,14 @@ bench-contracts: venv  ## gas of every operation, from receipts, beside the bars
 	@$(PY) -m bench.contracts
 
 lock: venv  ## pin and hash the requirements again
-	@for set in base: "operator:--extra operator" "watchtower:--extra watchtower" "dev:--extra operator --extra dev"; do \
+	@for set in "base:pyproject.toml" "operator:--extra operator pyproject.toml" "watchtower:--extra watchtower pyproject.toml" \
+	    "dev:--extra operator --extra dev pyproject.toml" "contracts:requirements/contracts.in"; do \
 	  .venv/bin/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header --no-emit-index-url --no-emit-find-links \
-	    --no-emit-trusted-host $${set#*:} --output-file requirements/$${set%%:*}.txt pyproject.toml; done
+	    --no-emit-trusted-host --output-file requirements/$${set%%:*}.txt $${set#*:}; done
+
+mutation: venv  ## change the contracts in every small way and see whether a test notices (about half an hour)
+	@npm ci --prefix contracts --no-audit --no-fund >/dev/null
+	@contracts/tools/mutate
 
 bench-channels: venv  ## channel updates: signing on one core, and two operators over loopback
 	@$(PY) -m bench.channels
@@ -46,4 +51,11 @@ venv: .venv/.installed
 	@.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-.PHONY: help demo down test check bench-contracts bench-channels lock docs venv
+checkers: .venv-contracts/.installed  ## the contract checkers, apart from the package: they need an older web3
+
+.venv-contracts/.installed: requirements/contracts.txt
+	@python3 -m venv .venv-contracts
+	@.venv-contracts/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/contracts.txt
+	@touch $@
+
+.PHONY: help demo down test check bench-contracts bench-channels mutation lock docs venv checkers
