@@ -31,7 +31,11 @@ lock: venv  ## pin and hash the requirements again
 	  .venv/bin/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header --no-emit-index-url --no-emit-find-links \
 	    --no-emit-trusted-host --output-file requirements/$${set%%:*}.txt $${set#*:}; done
 
-mutation: venv  ## change the contracts in every small way and see whether a test notices (about half an hour)
+prove: checkers  ## every symbolic check of the contracts (a quarter of an hour; `make check` runs the quick ones)
+	@npm ci --prefix contracts --no-audit --no-fund >/dev/null
+	@contracts/tools/prove
+
+mutation:  ## change the contracts in every small way and see whether a test notices (about half an hour)
 	@npm ci --prefix contracts --no-audit --no-fund >/dev/null
 	@contracts/tools/mutate
 
@@ -58,4 +62,4 @@ checkers: .venv-contracts/.installed  ## the contract checkers, apart from the p
 	@.venv-contracts/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/contracts.txt
 	@touch $@
 
-.PHONY: help demo down test check bench-contracts bench-channels mutation lock docs venv checkers
+.PHONY: help demo down test check bench-contracts bench-channels prove mutation lock docs venv checkers

@@ -31,12 +31,15 @@ def call(to: str, data: bytes) -> tuple[str, list[Any]]:
     return "eth_call", [{"to": to, "data": "0x" + data.hex()}, "latest"]
 
 
-def allowed(node: Anvil, sender: str, to: str, data: bytes, *, value: int = 0, overrides: dict[str, Any] | None = None) -> bool:
-    """Whether a transaction would go through, with a state that is not the chain's if given. Nothing changes."""
-    transaction = {"from": sender, "to": to, "data": "0x" + data.hex(), "value": hex(value), "gas": GAS}
-    with contextlib.suppress(RuntimeError):
-        return bool(node.rpc("eth_call", transaction, "latest", overrides or {}))
-    return False
+def goes_through(node: Anvil, transaction: dict[str, Any], overrides: dict[str, Any] | None = None) -> bool:
+    """Whether a transaction would go through, on a state that differs from the chain's by `overrides`. Nothing changes."""
+    try:
+        node.rpc("eth_call", {**transaction, "gas": GAS}, "latest", overrides or {})
+    except RuntimeError as error:
+        if "revert" not in str(error):
+            raise
+        return False
+    return True
 
 
 def send(node: Anvil, sender: str, to: str, data: bytes, *, value: int = 0, at: int) -> bool:
