@@ -178,7 +178,9 @@ abstract contract Formal {
     function sane(uint256 w) internal pure returns (bool) {
         bool empty = either(phase(w) == OPENING, either(phase(w) == OPEN, either(phase(w) == DISPUTED, total(w) == 0)));
         bool used = both(both(epoch(w) != 0, total(w) <= type(uint80).max), both(phase(w) <= CLOSED, empty));
-        return either(w == 0, both(used, phase(w) != NONE));
+        // Nothing is signed before a dispute: challenge knows the deposits by the sequence that it finds.
+        bool fresh = either(phase(w) == DISPUTED, either(phase(w) == CLOSED, sequence(w) == 0));
+        return either(w == 0, both(both(used, fresh), phase(w) != NONE));
     }
 
     function word(Before memory x) internal view returns (uint256) {

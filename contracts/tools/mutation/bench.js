@@ -10,7 +10,11 @@ const CONTRACTS = ["ChannelManager", "NodeRegistry", "TaskScheduler"];
 const SECONDS = 120; // a mutant that loops for ever is killed by then; a whole pass takes a few
 
 /// Which tests know a source, the quick ones first. A library is everybody's.
-const UNIT = { ChannelManager: ["ChannelManager"], NodeRegistry: ["NodeRegistry", "TaskScheduler"], TaskScheduler: ["TaskScheduler"] };
+const UNIT = {
+  ChannelManager: ["ChannelManager", "BadInput"],
+  NodeRegistry: ["NodeRegistry", "TaskScheduler", "BadInput"],
+  TaskScheduler: ["TaskScheduler", "BadInput"],
+};
 const INVARIANT = { ChannelManager: ["ChannelManager"], NodeRegistry: [], TaskScheduler: ["TaskScheduler"] };
 
 class Bench {
