@@ -103,11 +103,7 @@ class Inputs:
                 raise ProtocolViolation("InputRefused", "a store opens streams for inputs only", party="store")
             async with self._turn:
                 await self._receive(stream)
-            await stream.write(json_frame({"ok": 1}, limit=_MESSAGE_LIMIT))
-            await stream.write_eof()
-            # The store closes the session when it has read our answer; until then the stream must live.
-            async with asyncio.timeout(_GOODBYE_SECONDS):
-                await stream.read(1)
+            await _last_word(stream, {"ok": 1})
         except Terminal as error:
             await self._refuse(stream, error)
         except (VeilpodError, OSError, EOFError, TimeoutError) as error:
@@ -120,11 +116,11 @@ class Inputs:
     async def _refuse(self, stream: Stream, error: Terminal) -> None:
         # One bad input is the end: the specification names each by digest, so a sender that brings another has nothing better.
         log.warning("inputs.refused", extra={"reason": error.reason})
-        self._refusal = self._refusal or Refused("InputRefused", f"an input was refused: {error}")
-        with contextlib.suppress(VeilpodError, OSError, TimeoutError):
-            async with asyncio.timeout(_IDLE_SECONDS):
-                await stream.write(json_frame({"error": "InputRefused"}, limit=_MESSAGE_LIMIT))
-                await stream.write_eof()
+        try:
+            with contextlib.suppress(VeilpodError, OSError, TimeoutError):
+                await _last_word(stream, {"error": "InputRefused"})
+        finally:
+            self._refusal = self._refusal or Refused("InputRefused", f"an input was refused: {error}")  # ends every meeting
 
     async def _receive(self, stream: Stream) -> None:
         item = self._wanted(await _read(stream))
@@ -183,6 +179,14 @@ async def _next_stream(session: Session) -> tuple[str, Stream | None]:
         return await session.accept_stream()
     except VeilpodError:
         return "", None  # the session is over
+
+
+async def _last_word(stream: Stream, answer: dict[str, Any]) -> None:
+    """Answer, and keep the stream until the store has read it and closes the session: what is under way dies with a circuit."""
+    async with asyncio.timeout(_GOODBYE_SECONDS):
+        await stream.write(json_frame(answer, limit=_MESSAGE_LIMIT))
+        await stream.write_eof()
+        await stream.read(1)
 
 
 async def _read(stream: Stream) -> dict[str, Any]:
