@@ -31,7 +31,7 @@ lock: venv  ## pin and hash the requirements again
 	  .venv/bin/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header --no-emit-index-url --no-emit-find-links \
 	    --no-emit-trusted-host --output-file requirements/$${set%%:*}.txt $${set#*:}; done
 
-prove: checkers  ## every symbolic check of the contracts (a quarter of an hour; `make check` runs the quick ones)
+prove: checkers  ## every symbolic check of the contracts (four minutes; `make check` runs the quick ones)
 	@npm ci --prefix contracts --no-audit --no-fund >/dev/null
 	@contracts/tools/prove
 

@@ -43,7 +43,6 @@ STEPS = (
     Step(name="contract checkers", command=("make", "checkers")),
     Step(name="slither", command=("contracts/tools/slither",)),
     Step(name="proofs", command=("contracts/tools/prove", "--quick")),
-    Step(name="mutation sample", command=("contracts/tools/mutate", "--sample", "40")),
     Step(name="cluster build", command=(f"{BIN}/python", "-m", "localcluster", "build")),
     Step(name="units", command=(f"{BIN}/pytest", "tests/unit", "tests/contracts", "tests/localcluster")),
     Step(name="chain", command=(f"{BIN}/pytest", "tests/chain")),

@@ -135,7 +135,7 @@ def test_sandbox_keys_and_results(node, data):
     sandbox, result, statement = data.draw(secrets), data.draw(words.filter(any)), data.draw(words)
     domain = typed_data.Domain(chain_id=CHAIN_ID, contract=scheduler)
     with evm.undone(node):
-        registered = REGISTRY["register"].encode(4, 1, b"\x01" * 32, b"\x02" * 32, "", bytes(64))
+        registered = REGISTRY["register"].encode(4, 1, b"\x01" * 32, b"\x02" * 32, "", [bytes(32)] * 2)
         assert evm.send(node, server.address, registry, registered, at=now + 1)
         terms = (1, 0, 0, now + 1000, now + 2000, now + 3000, now + 4000)
         assert evm.send(node, ME, scheduler, SCHEDULER["request"].encode(salt, b"", terms), at=now + 2)
