@@ -345,6 +345,28 @@ class Parties(RuleBasedStateMachine):
         else:
             self.finalize(index, PARTIES[by])
 
+    @precondition(lambda self: "lying" in self.characters and self.stale_states())
+    @rule(data=unknown, again=st.booleans(), patient=st.booleans())
+    def a_liar_shows_an_old_state_and_is_answered(self, data, again, patient):
+        """What leads to a fine, or just not: rare among random moves, so it is a move of its own."""
+        index, old = data.draw(st.sampled_from(self.stale_states()))
+        states = self.agreed[index, old.epoch]
+        self.tick()
+        assert self.challenge(index, self.characters.index("lying"), old)
+        for _ in range(1 + again):
+            newer = [s for s in states if s.sequence > self.model.channels[index].sequence]
+            if newer:
+                self.tick()
+                assert self.respond(index, data.draw(st.sampled_from(newer)), signers=(0, 1))
+        if patient:
+            self.tick(self.model.channels[index].period)
+            assert self.finalize(index)
+
+    def stale_states(self):
+        """What both signed in an open channel and have replaced since."""
+        live = [(index, c.epoch) for index, c in enumerate(self.model.channels) if c.phase is ChannelPhase.OPEN]
+        return [(index, s) for index, epoch in live for s in self.agreed[index, epoch][:-1]]
+
     @precondition(lambda self: self.some(ChannelPhase.DISPUTED))
     @rule(data=unknown)
     def a_stranger_finishes(self, data):
