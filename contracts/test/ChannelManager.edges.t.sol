@@ -45,6 +45,8 @@ contract ChannelEdgesTest is ChannelBase {
         vm.prank(b);
         manager.depositCredit{value: DEPOSIT_B}();
         bytes memory signature = signOpen(keyB, 1, DEPOSIT_A, DEPOSIT_B, block.timestamp);
+        vm.expectEmit();
+        emit IChannelManager.Opened(cid, word(0x02, 1 << 40, 0, DEPOSIT_A, DEPOSIT_B));
         vm.prank(a);
         manager.openBoth{value: DEPOSIT_A}(id, DEPOSIT_A, DEPOSIT_B, block.timestamp, signature);
         assertChannel(IChannelManager.Phase.Open, 0, DEPOSIT_A, DEPOSIT_B);

@@ -45,6 +45,15 @@ contract SchedulerEdgesTest is SchedulerBase {
         vm.assertEq(scheduler.task(id).stores.length, 0, "stores");
     }
 
+    function test_the_event_of_a_loss_says_what_is_left() public {
+        terms.stake = 0.5 ether;
+        assignTask();
+        vm.warp(terms.keyBy + 1);
+        vm.expectEmit();
+        emit ITaskScheduler.StakeChanged(owners[0], 1.5 ether, 0);
+        scheduler.refund(id);
+    }
+
     function test_a_task_without_stake_tells_nothing_of_stakes() public {
         terms.stake = 0;
         requestTask();

@@ -273,8 +273,8 @@ abstract contract Formal {
     }
 
     function open(Before memory x) internal returns (bool) {
-        uint80 deposit = uint80(svm.createUint(80, "deposit"));
-        uint80 peerDeposit = uint80(svm.createUint(80, "peerDeposit"));
+        uint256 deposit = svm.createUint256("deposit");
+        uint256 peerDeposit = svm.createUint256("peerDeposit");
         return act(x, anyValue(), abi.encodeCall(IChannelManager.open, (idOf(x), deposit, peerDeposit)));
     }
 
@@ -283,8 +283,8 @@ abstract contract Formal {
     }
 
     function openBoth(Before memory x) internal returns (bool) {
-        uint80 depositA = uint80(svm.createUint(80, "depositA"));
-        uint80 depositB = uint80(svm.createUint(80, "depositB"));
+        uint256 depositA = svm.createUint256("depositA");
+        uint256 depositB = svm.createUint256("depositB");
         uint256 until = svm.createUint256("until");
         bytes memory signature = svm.createBytes(65, "signature");
         return
