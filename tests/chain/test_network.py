@@ -150,7 +150,8 @@ async def test_a_name_that_is_no_text_is_listed_and_stops_nobody(anvil, open_cha
     node = await register(chain, anvil.addresses, roles=Role.RELAY, endpoint="127.0.0.1:1")
     data = contract("NodeRegistry").functions["setEndpoint"].encode(node, "@@@@").replace(b"@@@@", b"\xff\xfe\xfd\xfc")
     anvil.rpc("anvil_impersonateAccount", account(1).address)
-    anvil.rpc("eth_sendTransaction", {"from": account(1).address, "to": anvil.addresses.registry, "data": "0x" + data.hex()})
+    sent = anvil.rpc("eth_sendTransaction", {"from": account(1).address, "to": anvil.addresses.registry, "data": "0x" + data.hex()})
+    await eventually(lambda: anvil.rpc("eth_getTransactionReceipt", sent))
     await caught_up(chain, anvil)
     (found,) = await chain.reader.directory(Role.RELAY)
     assert found.endpoint == "\ufffd" * 4
