@@ -126,7 +126,7 @@ async def anvil() -> AsyncIterator[Anvil]:
         yield node
 
 
-async def eventually(condition: Any, timeout: float = 20.0) -> Any:
+async def eventually(condition: Any, timeout: float = 60.0) -> Any:
     """Wait until a condition (plain or awaitable) is true, and return it."""
     async with asyncio.timeout(timeout):
         while True:

@@ -125,7 +125,7 @@ class Release:
 
     async def ready(self) -> None:
         assert self.operator
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while self.operator.ready() is not None:  # noqa: ASYNC110 - a probe is polled
                 await asyncio.sleep(0.02)
 
@@ -189,7 +189,7 @@ class World:
         assert body is not None
         return body
 
-    async def until(self, reached: Callable[[], Any], timeout: float = 40.0) -> None:
+    async def until(self, reached: Callable[[], Any], timeout: float = 120.0) -> None:
         """Wait; what the world looks like is part of the failure."""
         try:
             async with asyncio.timeout(timeout):
@@ -198,7 +198,7 @@ class World:
         except TimeoutError as error:
             raise AssertionError(f"not reached: {self.describe()}") from error
 
-    async def until_true(self, kind: str, name: str = "job", timeout: float = 40.0) -> None:
+    async def until_true(self, kind: str, name: str = "job", timeout: float = 120.0) -> None:
         await self.until(lambda: kind in true_conditions(self.task(name)), timeout)
 
     def describe(self) -> str:
@@ -244,7 +244,7 @@ async def _stakes_are_seen(requester: Release, servers: list[Release]) -> None:
     assert requester.operator
     assert requester.operator._chain
     reader = requester.operator._chain.reader
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not all([sum(await reader.stake_of(server.key.address)) for server in servers]):  # noqa: ASYNC110 - the chain is polled
             await asyncio.sleep(0.02)
 

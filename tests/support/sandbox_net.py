@@ -229,7 +229,7 @@ class Sandbox:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Sandbox"]:
         serving = asyncio.create_task(self.service.run())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await self.service.control.listening.wait()
         self.link = await connect("127.0.0.1", self.service.control.port, key=node_keys(self.chain_key).control)
         listening = asyncio.create_task(self._listen())

@@ -28,7 +28,7 @@ async def running(data: pathlib.Path, *, onion: OnionFactory = no_onion, quota: 
     service = Service(data=data, quota=quota, operator_cert=control_certificate(KEYS.control), onion=onion)
     task = asyncio.create_task(service.run(listen=LOOPBACK, control=LOOPBACK, upload=LOOPBACK, metrics_at=None))
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             for part in (service.control, service.listener, service.upload):
                 await part.listening.wait()
         yield service
@@ -56,7 +56,7 @@ class Linked:
         )
 
     async def event(self, name: str) -> dict[str, Any]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while True:
                 event, data = await self.events.get()
                 if event == name:
@@ -80,7 +80,7 @@ async def linked(service: Service, directory: Sequence[RelayEntry] = ()) -> Asyn
     operator = Linked(service, directory)
     task = asyncio.create_task(operator.link.run())
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await operator.ready.wait()
         yield operator
     finally:
