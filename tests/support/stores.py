@@ -10,11 +10,12 @@ from veilpod.control.store_link import StoreLink
 from veilpod.core.keys import NodeKeys, SigningKey, node_keys
 from veilpod.core.onion.directory import RelayEntry
 from veilpod.net.control import connect, control_certificate
+from veilpod.net.process import Listen
 from veilpod.ports import ControlLink, Onion
 from veilpod.store.listener import TcpStream
-from veilpod.store.service import Address, OnionFactory, Service
+from veilpod.store.service import OnionFactory, Service
 
-LOOPBACK = Address(host="127.0.0.1", port=0)
+LOOPBACK = Listen(host="127.0.0.1", port=0)
 KEYS: NodeKeys = node_keys(SigningKey(secret=b"\x31" * 32))
 SEAL_PUBLIC = KEYS.seal.public_key().public_bytes_raw()
 

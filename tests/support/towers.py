@@ -17,8 +17,9 @@ from veilpod.core.entities import ChannelTerms
 from veilpod.core.guard import GUARD_PATH, Guarded, GuardReceipt, Place, parse_receipt, request_document
 from veilpod.core.keys import SigningKey
 from veilpod.core.typed_data import Domain
+from veilpod.net.process import Listen
 from veilpod.watchtower.service import Tower
-from veilpod.watchtower.settings import Listen, Settings
+from veilpod.watchtower.settings import Settings
 
 DEPOSIT = 10**9
 PENALISED = dataclasses.replace(TERMS, penalty_bps=1000, challenge_period=600)

@@ -10,8 +10,9 @@ import time
 from veilpod.core.ids import NodeId
 from veilpod.core.keys import checksum_address
 from veilpod.core.onion.directory import RelayEntry
+from veilpod.net.process import Listen
 from veilpod.relay.router import Relay
-from veilpod.store.service import Address, Service
+from veilpod.store.service import Service
 
 PORTS = (9001, 9002, 9003)
 MAILBOX_PORT = 9101
@@ -48,7 +49,7 @@ async def main() -> None:
         raise AssertionError("a mailbox builds no circuit")
 
     mailbox = Service(data=pathlib.Path("/data"), quota=1 << 20, operator_cert=base64.b64decode(os.environ["CERT"]), onion=no_onion)  # type: ignore[arg-type]
-    everywhere = [Address(host="0.0.0.0", port=port) for port in (MAILBOX_PORT, 7443, 9102)]
+    everywhere = [Listen(host="0.0.0.0", port=port) for port in (MAILBOX_PORT, 7443, 9102)]
     print(json.dumps([entry.to_json() for entry in entries]), flush=True)
     await mailbox.run(listen=everywhere[0], control=everywhere[1], upload=everywhere[2], metrics_at=None)
 

@@ -6,7 +6,6 @@ import base64
 import contextlib
 import logging
 import pathlib
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from veilpod.core.agent_messages import Configuration
 from veilpod.errors import InvalidInput, Refused
 from veilpod.net import demonstration, logs
 from veilpod.net.onion import OnionProxy
+from veilpod.net.process import until_told
 from veilpod.ports import Onion
 
 TERMINATION_LOG = pathlib.Path("/dev/termination-log")
@@ -45,7 +45,7 @@ def _run(options: argparse.Namespace) -> int:
         log.info("agent.hardened", extra=hardening.harden())
         hardening.check_runtime(options.runtime)
         hardening.be_born(settings.marker)
-        asyncio.run(_serve(settings))
+        asyncio.run(until_told(_serve(settings)))
     except Refused as error:
         log.error("agent.refused", extra={"reason": error.reason})
         hardening.say_last_word(TERMINATION_LOG, error.reason)
@@ -68,12 +68,7 @@ def _names(error: BaseException) -> set[str]:
 
 async def _serve(settings: Settings) -> None:
     service = Service(settings, lambda configuration: _make_onion(configuration, service))
-    running = asyncio.ensure_future(service.run())
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, running.cancel)
-    with contextlib.suppress(asyncio.CancelledError):
-        await running
+    await service.run()
 
 
 def _make_onion(configuration: Callable[[], Configuration], service: Service) -> Onion:

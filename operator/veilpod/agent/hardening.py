@@ -12,22 +12,19 @@ import resource
 import signal
 
 from veilpod.errors import Refused
+from veilpod.net.process import keep_memory_private
 
 REBORN_EXIT = 30
-_PR_SET_DUMPABLE = 4
 _SYSLOG_READ_ALL = 3
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 
 
 def harden() -> dict[str, bool]:
     """Forbid core dumps and tracing, and lock memory where the container may. Returns what holds, for the log."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        raise Refused("HardeningFailed", "this process cannot be protected from its neighbours")
+    keep_memory_private()
     # With a small limit mlockall would make later allocations fail. A Guaranteed pod is not swapped anyway.
     unlimited = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] == resource.RLIM_INFINITY
-    locked = unlimited and libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) == 0
+    locked = unlimited and ctypes.CDLL(None).mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) == 0
     return {"dumpable": False, "cores": False, "locked": locked}
 
 

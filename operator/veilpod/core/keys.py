@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from veilpod.core.canonical import keccak256
+from veilpod.core.canonical import from_hex, keccak256
 from veilpod.core.ids import Address
 from veilpod.core.sealing import HybridPrivateKey
 from veilpod.errors import InvalidInput, ProtocolViolation
@@ -61,6 +61,14 @@ def recover(digest: bytes, signature: bytes) -> Address:
     except Exception as error:  # coincurve raises bare Exception for a point that is not on the curve
         raise ProtocolViolation("BadSignature", "no key can have made this signature") from error
     return _address(public.format(compressed=False))
+
+
+def parse_address(text: str) -> Address:
+    """Read an account, 0x and 40 hex digits in any case, into EIP-55 spelling. Raises ProtocolViolation("BadAddress")."""
+    try:
+        return checksum_address(from_hex(text.lower(), 20))
+    except (ProtocolViolation, AttributeError) as error:
+        raise ProtocolViolation("BadAddress", f"an account is 0x and 40 hex digits, not {str(text)[:50]!r}") from error
 
 
 def checksum_address(raw: bytes) -> Address:

@@ -7,7 +7,6 @@ anonymous): put-offer, get-offers, put-acceptance, put-note, put-result.
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ from veilpod.core.onion.directory import RelayEntry
 from veilpod.core.store_messages import parse_grant_command, parse_order, parse_terms
 from veilpod.errors import ProtocolViolation, Refused
 from veilpod.net.control import ControlServer, Handler
+from veilpod.net.process import Listen
 from veilpod.ports import Onion
 from veilpod.store import delivery, metrics
 from veilpod.store.blobs import Blobs
@@ -42,14 +42,6 @@ class OnionFactory(Protocol):
     def __call__(self, *, directory: Callable[[], Sequence[RelayEntry]], hops: int, in_cluster: bool) -> Onion: ...
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
-    """Where to listen. Port 0 takes any."""
-
-    host: str
-    port: int
-
-
 class Service:
     """One store process. `run` serves until cancelled."""
 
@@ -64,7 +56,7 @@ class Service:
         self.upload = UploadServer(self.blobs, self.mailbox, stored=lambda digest: self._emit("stored", {"digest": to_hex(digest)}))
         self.control = ControlServer(operator_cert, self._commands())
 
-    async def run(self, *, listen: Address, control: Address, upload: Address, metrics_at: Address | None) -> None:
+    async def run(self, *, listen: Listen, control: Listen, upload: Listen, metrics_at: Listen | None) -> None:
         """Serve on all ports until cancelled."""
         try:
             async with asyncio.TaskGroup() as group:

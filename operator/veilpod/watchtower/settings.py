@@ -7,16 +7,10 @@ from collections.abc import Sequence
 
 from veilpod.chain import Addresses
 from veilpod.core.ids import Address
-from veilpod.core.keys import checksum_address
+from veilpod.core.keys import parse_address
 from veilpod.core.typed_data import Domain
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Listen:
-    """Where to listen; an empty host is every interface, port 0 any port."""
-
-    host: str
-    port: int
+from veilpod.errors import ProtocolViolation
+from veilpod.net.process import Listen, listen
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +53,9 @@ def parse(arguments: Sequence[str] | None) -> Settings:
     parser.add_argument("--confirmations", type=int, default=1, help="blocks on top before something is believed")
     parser.add_argument("--data", type=pathlib.Path, required=True, help="directory of the volume: states, transactions, account")
     parser.add_argument("--key-file", type=pathlib.Path, required=True, help="the hot key in hex: signs receipts, pays for answers")
-    parser.add_argument("--listen", type=_listen, default=_listen("0.0.0.0:9201"), help="where clients hand in states")
-    parser.add_argument("--admin", type=_listen, default=_listen("127.0.0.1:9202"), help="what is guarded, for who may forward a port")
-    parser.add_argument("--metrics", type=_listen, default=_listen("0.0.0.0:9090"), help="Prometheus metrics and probes")
+    parser.add_argument("--listen", type=listen, default=listen("0.0.0.0:9201"), help="where clients hand in states")
+    parser.add_argument("--admin", type=listen, default=listen("127.0.0.1:9202"), help="what is guarded, for who may forward a port")
+    parser.add_argument("--metrics", type=listen, default=listen("0.0.0.0:9090"), help="Prometheus metrics and probes")
     parser.add_argument("--cap", type=_amount, required=True, metavar="WEI", help="gas that is paid for at most within a period")
     parser.add_argument("--period", type=int, default=86_400, metavar="SECONDS", help="length of that period")
     parser.add_argument("--max-fee", type=_amount, required=True, metavar="WEI", help="highest bid per gas")
@@ -90,21 +84,11 @@ def parse(arguments: Sequence[str] | None) -> Settings:
     )
 
 
-def _listen(text: str) -> Listen:
-    host, _, port = text.rpartition(":")
-    if not port.isdecimal() or int(port) > 65535:
-        raise argparse.ArgumentTypeError(f"not host:port: {text!r}")
-    return Listen(host=host.strip("[]"), port=int(port))
-
-
 def _address(text: str) -> Address:
     try:
-        raw = bytes.fromhex(text.removeprefix("0x"))
-        if len(raw) != 20:
-            raise ValueError("size")
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"an address is 0x and 40 hex digits, not {text[:50]!r}") from error
-    return checksum_address(raw)
+        return parse_address(text)
+    except ProtocolViolation as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _amount(text: str) -> int:

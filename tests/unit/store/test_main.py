@@ -1,6 +1,5 @@
 """The store as a process: its arguments, its probes on both families, its end."""
 
-import argparse
 import base64
 import pathlib
 import signal
@@ -14,22 +13,9 @@ import pytest
 from tests.support import stores
 
 from veilpod.net.control import control_certificate
-from veilpod.store.__main__ import address, main
-from veilpod.store.service import Address
+from veilpod.store.__main__ import main
 
 CERTIFICATE = base64.b64encode(control_certificate(stores.KEYS.control)).decode()
-
-
-@pytest.mark.parametrize(
-    ("text", "host", "port"), [("127.0.0.1:9102", "127.0.0.1", 9102), ("[::1]:9102", "::1", 9102), (":9090", "", 9090)]
-)
-def test_addresses_are_read(text: str, host: str, port: int) -> None:
-    assert address(text) == Address(host=host, port=port)
-
-
-def test_what_is_no_address_is_refused() -> None:
-    with pytest.raises(argparse.ArgumentTypeError):
-        address("everywhere")
 
 
 def test_a_wrong_certificate_is_a_mistake_of_a_person(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
