@@ -16,7 +16,7 @@ from bench.chainside import ETHER, Measured, deploy, deploy_token, running
 from veilpod.core import typed_data
 from veilpod.core.canonical import keccak256
 from veilpod.core.channel.state import ChannelState, channel_id, order, pack_terms
-from veilpod.core.entities import ChannelTerms
+from veilpod.core.entities import ChannelTerms, channel_version
 from veilpod.core.ids import Address, ChannelId, TaskId
 from veilpod.core.keys import SigningKey, checksum_address
 
@@ -107,7 +107,7 @@ class Pair:
 
     def _state(self, epoch: int, sequence: int, balance_a: int) -> ChannelState:
         return ChannelState(
-            version=epoch << 40 | sequence,
+            version=channel_version(epoch, sequence),
             balance_a=balance_a,
             balance_b=DEPOSIT_A + DEPOSIT_B - balance_a,
             data_hash=keccak256(b"transcript"),

@@ -72,7 +72,7 @@ def channels(cluster: Cluster, ledger: Ledger) -> list[dict[str, Any]]:
                     "depositB": str(first.balance_b),
                 },
                 "updates": max((side.get("updates") or 0 for side in sides.get(channel, {}).values()), default=0),
-                "finalVersion": final.epoch << 40 | final.sequence if final else None,
+                "finalVersion": final.version if final else None,
                 "finalSequence": final.sequence if final else None,
                 "sides": sides.get(channel, {}),
                 "transcriptHead": sorted({str(side.get("transcriptHead")) for side in sides.get(channel, {}).values()}),

@@ -123,7 +123,7 @@ async def _view(chain, tasks, node):
     return (
         [await chain.reader.task(task) for task in tasks],
         await chain.reader.tasks_of(node),
-        await chain.reader.directory(Role(31)),
+        await chain.reader.directory(Role.ANY),
         await chain.reader.stake_of(account(1).address),
     )
 

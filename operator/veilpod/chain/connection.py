@@ -25,13 +25,14 @@ from veilpod.chain.rpc import Rpc
 from veilpod.chain.sender import Sender
 from veilpod.chain.witness import Witness
 from veilpod.chain.writer import Writer
-from veilpod.core.keys import SigningKey, checksum_address
-from veilpod.errors import InvalidInput, Terminal, VeilpodError
+from veilpod.core.keys import SigningKey, parse_address
+from veilpod.errors import InvalidInput, ProtocolViolation, Terminal, VeilpodError
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 _LOOK_ANYWAY_SECONDS = 5.0
+_STALE_SECONDS = 300.0  # longer than any public chain pauses between blocks
 
 
 class Chain:
@@ -108,6 +109,19 @@ class Chain:
     def disagreements(self) -> int:
         """How often the two endpoints differed."""
         return self._rpc.witness.disagreements if self._rpc.witness else 0
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing that depends on the chain is done at the moment, for a readiness probe; None while all is well."""
+        if self.failure is not None:
+            return f"the chain is refused: {self.failure.reason}"
+        if not self.reachable:
+            return "the chain does not answer"
+        if self.head_age > _STALE_SECONDS:
+            return f"the chain has made no block for {self.head_age:.0f} s: is the RPC endpoint cut off from it?"
+        if self.disagreement is not None:
+            return f"two RPC endpoints contradict each other: {self.disagreement}"
+        return None
 
     def history(self) -> Sequence[Settled]:
         """Our settled transactions, oldest first."""
@@ -222,16 +236,9 @@ def _spelled(addresses: contracts.Addresses) -> contracts.Addresses:
     try:
         return dataclasses.replace(
             addresses,
-            registry=checksum_address(_raw(addresses.registry)),
-            scheduler=checksum_address(_raw(addresses.scheduler)),
-            channels=checksum_address(_raw(addresses.channels)),
+            registry=parse_address(addresses.registry),
+            scheduler=parse_address(addresses.scheduler),
+            channels=parse_address(addresses.channels),
         )
-    except ValueError as error:
-        raise InvalidInput("InvalidDeployment", "a contract's address is 0x and 40 hex digits") from error
-
-
-def _raw(text: str) -> bytes:
-    raw = bytes.fromhex(text.removeprefix("0x"))
-    if len(raw) != 20:
-        raise ValueError("size")
-    return raw
+    except ProtocolViolation as error:
+        raise InvalidInput("InvalidDeployment", f"a contract's address: {error}") from error

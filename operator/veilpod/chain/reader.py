@@ -32,7 +32,6 @@ from veilpod.errors import ChainUnavailable
 
 _PAGE = 50  # nodes a call
 _DAY = 86_400
-_ANY_ROLE = Role(31)
 _SHORT_CACHE = 512
 
 
@@ -72,7 +71,7 @@ class Reader:
                 (count,) = await self._view(block, "NodeRegistry", "nodeCount")
                 views: list[Any] = []
                 for first in range(1, count + 1, _PAGE):
-                    (page,) = await self._view(block, "NodeRegistry", "page", int(_ANY_ROLE), first, _PAGE)
+                    (page,) = await self._view(block, "NodeRegistry", "page", int(Role.ANY), first, _PAGE)
                     views += page
                 self._directory = (block.hash, await self._with_proofs(block, views))
         return tuple(node for node in self._directory[1] if node.roles & roles)

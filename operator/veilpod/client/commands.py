@@ -20,7 +20,7 @@ from veilpod.core.canonical import from_hex, to_hex
 from veilpod.core.dataset_spec import resource_id
 from veilpod.core.entities import Role
 from veilpod.core.ids import Address, NodeId
-from veilpod.core.keys import checksum_address
+from veilpod.core.keys import parse_address
 from veilpod.core.meeting import parse_offer
 from veilpod.core.task.manifest import to_wei
 from veilpod.errors import InvalidInput, ProtocolViolation
@@ -170,7 +170,7 @@ async def deposit(amount: str, *, key: pathlib.Path, kubectl: Kubectl, chain: Ch
 async def nodes(*, kubectl: Kubectl, chain: ChainOptions) -> Answer:
     """List the directory."""
     async with chains.opened(chain, kubectl) as (_, link):
-        found, now = await link.reader.directory(Role(31)), await link.reader.now()
+        found, now = await link.reader.directory(Role.ANY), await link.reader.now()
     value: list[dict[str, Any]] = [
         {
             "id": int(node.id),
@@ -222,9 +222,9 @@ def _step(step: ladder.Step) -> dict[str, Any]:
 
 def _address(text: str) -> Address:
     try:
-        return checksum_address(from_hex(text.lower(), 20))
+        return parse_address(text)
     except ProtocolViolation as error:
-        raise InvalidInput("InvalidAddress", f"an account is 0x and 40 hex digits, not {text[:50]!r}") from error
+        raise InvalidInput("InvalidAddress", str(error)) from error
 
 
 def _failed(body: dict[str, Any]) -> bool:

@@ -29,8 +29,6 @@ RESYNC_SECONDS = 60.0
 WORKERS = 8
 _CONNECT_PAUSE = 3.0
 _LAG_SECONDS = 5.0
-# Longer than any public chain pauses between blocks.
-_STALE_SECONDS = 300.0
 _STUCK_SECONDS = 600.0
 
 ConnectChain = Callable[[], Awaitable[Chain]]
@@ -85,14 +83,8 @@ class Operator:
         """Why the operator does not do its work (yet), or None."""
         if self._chain is None:
             return "the chain has not answered yet"
-        if self._chain.failure is not None:
-            return f"the chain is refused: {self._chain.failure.reason}"
-        if not self._chain.reachable:
-            return "the chain does not answer"
-        if self._chain.head_age > _STALE_SECONDS:
-            return f"the chain has made no block for {self._chain.head_age:.0f} s: is the RPC endpoint cut off from it?"
-        if self._chain.disagreement is not None:
-            return f"two RPC endpoints contradict each other: {self._chain.disagreement}"
+        if self._chain.problem is not None:
+            return self._chain.problem
         return None if self._started else self._waiting or "the roles have not started yet"
 
     # -- running

@@ -17,7 +17,6 @@ from veilpod.errors import Transient
 log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 600
 ALONE_SECONDS = 2 * HEARTBEAT_SECONDS
-_ANY_ROLE = Role(31)
 
 
 async def ensure_node(context: Context, *, role: Role, endpoint: str = "", capacity: int = 0) -> NodeId:
@@ -57,7 +56,7 @@ async def ensure_alone(context: Context) -> None:
     A lock keeps a second one off the same state directory. On another machine it finds a node of this key that acted lately, in a
     transaction that its own state directory did not send. Raises Transient until that sign of life is old: who lost the directory waits.
     """
-    nodes = await context.reader.directory(_ANY_ROLE)
+    nodes = await context.reader.directory(Role.ANY)
     mine = [node.updated_at for node in nodes if node.owner == context.writer.address and node.status is not NodeStatus.RETIRED]
     seen, acted = max(mine, default=0), await context.writer.acted_at()
     age = await context.reader.now() - seen

@@ -12,10 +12,10 @@ from veilpod.core.canonical import keccak256
 from veilpod.core.entities import ChainTask, Resource, TaskPhase
 from veilpod.core.fields import address_bytes
 from veilpod.core.ids import Address, NodeId, ResourceId
-from veilpod.core.keys import checksum_address
+from veilpod.core.keys import parse_address
 from veilpod.core.statement import Statement
 from veilpod.core.task.spec import Input, TaskSpec
-from veilpod.errors import InvalidInput, Refused
+from veilpod.errors import InvalidInput, ProtocolViolation, Refused
 
 _TIERS = ("T0", "T1", "T2", "T3")
 
@@ -54,15 +54,15 @@ def parse_dataset(spec: Mapping[str, Any], *, own: Address) -> DatasetSpec:
             name=spec["dataset"],
             digest=_digest(spec["digest"]),
             size=int(spec["size"]),
-            owner=_address(spec["owner"]) if spec.get("owner") else own,
+            owner=parse_address(spec["owner"]) if spec.get("owner") else own,
             store_holds_key=spec.get("custody", "Owner") == "Store",
             policy=Policy(
                 programs=frozenset(_image_digest(image) for image in policy.get("programs", ())),
-                requesters=frozenset(_address(text) for text in policy.get("requesters", ())),
+                requesters=frozenset(parse_address(text) for text in policy.get("requesters", ())),
                 min_tier=policy.get("minTier", "T0"),
             ),
         )
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, ProtocolViolation) as error:
         raise InvalidInput("InvalidSpec", f"spec is incomplete or of another version: {error}") from error
 
 
@@ -125,10 +125,3 @@ def _digest(text: str) -> bytes:
 
 def _image_digest(image: str) -> str:
     return image.rpartition("@")[2]
-
-
-def _address(text: str) -> Address:
-    raw = bytes.fromhex(text.removeprefix("0x"))
-    if len(raw) != 20:
-        raise ValueError("an account is 0x and 40 hex digits")
-    return checksum_address(raw)

@@ -5,6 +5,13 @@ import enum
 
 from veilpod.core.ids import Address, ChannelId, NodeId, ResourceId, TaskId
 
+SEQUENCE_BITS = 40
+
+
+def channel_version(epoch: int, sequence: int) -> int:
+    """Number a channel's states, over all its sessions: epoch:16 | sequence:40."""
+    return epoch << SEQUENCE_BITS | sequence
+
 
 class Role(enum.IntFlag):
     """Role bits of a node in NodeRegistry."""
@@ -14,6 +21,7 @@ class Role(enum.IntFlag):
     COMPUTE = 4
     RELAY = 8
     PROVIDER = 16
+    ANY = 31
 
 
 class NodeStatus(enum.IntEnum):
@@ -134,6 +142,11 @@ class ChainChannel:
     deadline: int
     balance_a: int
     balance_b: int
+
+    @property
+    def version(self) -> int:
+        """The state that stands on chain."""
+        return channel_version(self.epoch, self.sequence)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

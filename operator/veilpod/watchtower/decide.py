@@ -14,7 +14,6 @@ from veilpod.core.guard import Guarded
 
 MAX_ANSWERS = 3  # versions answered with in one session of a channel; a session has one dispute
 REMEMBERED = 16  # of them; more only when reorganisations keep losing them
-_SEQUENCE_BITS = 40
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +44,7 @@ def decide(guard: Guard, chain: ChainChannel, *, now: int) -> Verdict:
         return Verdict.NOTHING
 
     # What stands on chain is older than what we have sent: it is our first look, or our answer was lost.
-    disputed = chain.epoch << _SEQUENCE_BITS | chain.sequence
-    if disputed < max(guard.answers, default=disputed + 1):
+    if chain.version < max(guard.answers, default=chain.version + 1):
         return Verdict.ANSWER
 
     if len(guard.answers) >= MAX_ANSWERS:

@@ -34,7 +34,6 @@ log = logging.getLogger(__name__)
 
 _CONNECT_PAUSE = 3.0
 _BALANCE_SECONDS = 15.0
-_STALE_SECONDS = 300.0  # longer than any public chain pauses between blocks
 _JSON = "application/json"
 _STATUS = {"OlderState": 409, "VersionTaken": 409, "TooOften": 429}
 
@@ -77,15 +76,7 @@ class Tower:
 
     def ready(self) -> str | None:
         """Why nothing is answered at the moment, or None."""
-        if self._chain is None:
-            return "the chain has not answered yet"
-        if self._chain.failure is not None:
-            return f"the chain is refused: {self._chain.failure.reason}"
-        if not self._chain.reachable:
-            return "the chain does not answer"
-        if self._chain.head_age > _STALE_SECONDS:
-            return f"the chain has made no block for {self._chain.head_age:.0f} s: is the RPC endpoint cut off from it?"
-        return None
+        return self._chain.problem if self._chain is not None else "the chain has not answered yet"
 
     async def _connect(self) -> None:
         settings = self._settings

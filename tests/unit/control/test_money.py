@@ -6,6 +6,7 @@ import prometheus_client
 import pytest
 from tests.support.channels import CHANNEL, opening
 
+from veilpod.chain import Chain
 from veilpod.control.app import Operator
 from veilpod.control.metrics import Metrics
 from veilpod.control.money import AccountMetrics, Exposure, exposure, show
@@ -93,6 +94,7 @@ class FakeChain:
 
     failure = disagreement = None
     reachable = True
+    problem = Chain.problem
     head_age = reorgs = disagreements = foreign_transactions = pending_transactions = 0
     second_silence = 0.0
     gas_price = 3

@@ -8,12 +8,11 @@ from typing import Any
 
 from veilpod.core import typed_data
 from veilpod.core.canonical import from_hex, keccak256, to_hex
-from veilpod.core.entities import ChainChannel, ChannelPhase, ChannelTerms
+from veilpod.core.entities import SEQUENCE_BITS, ChainChannel, ChannelPhase, ChannelTerms, channel_version
 from veilpod.core.ids import Address, ChannelId
 from veilpod.errors import InvalidInput, ProtocolViolation
 
 NO_DATA = bytes(32)
-_SEQUENCE_BITS = 40
 _MAX_BALANCE = (1 << 80) - 1
 
 
@@ -29,12 +28,12 @@ class ChannelState:
     @property
     def epoch(self) -> int:
         """The session of the channel: each opening makes a new one."""
-        return self.version >> _SEQUENCE_BITS
+        return self.version >> SEQUENCE_BITS
 
     @property
     def sequence(self) -> int:
         """The update within the session; 0 is the deposits, which nobody signs."""
-        return self.version & ((1 << _SEQUENCE_BITS) - 1)
+        return self.version & ((1 << SEQUENCE_BITS) - 1)
 
     @property
     def total(self) -> int:
@@ -65,7 +64,7 @@ class ChannelState:
 
 def opening_state(*, epoch: int, deposit_a: int, deposit_b: int) -> ChannelState:
     """The state at sequence 0: the deposits of a session."""
-    return ChannelState(version=epoch << _SEQUENCE_BITS, balance_a=deposit_a, balance_b=deposit_b, data_hash=NO_DATA)
+    return ChannelState(version=channel_version(epoch, 0), balance_a=deposit_a, balance_b=deposit_b, data_hash=NO_DATA)
 
 
 def parse_state(value: Any) -> ChannelState:
@@ -109,7 +108,7 @@ def parse_word(channel: ChannelId, word: int) -> ChainChannel:
         id=channel,
         phase=ChannelPhase(word >> 248 & 7),  # the high bits remember who acted and whether a fine is due
         epoch=word >> 232 & 0xFFFF,
-        sequence=word >> 192 & (1 << _SEQUENCE_BITS) - 1,
+        sequence=word >> 192 & (1 << SEQUENCE_BITS) - 1,
         deadline=word >> 160 & 0xFFFFFFFF,
         balance_a=word >> 80 & _MAX_BALANCE,
         balance_b=word & _MAX_BALANCE,

@@ -15,7 +15,7 @@ from veilpod.core.canonical import from_hex, to_hex
 from veilpod.core.entities import Node, NodeStatus, Role
 from veilpod.core.identity import check_proof
 from veilpod.core.ids import Address, NodeId
-from veilpod.core.keys import checksum_address
+from veilpod.core.keys import parse_address
 from veilpod.errors import ProtocolViolation
 
 HEARTBEAT_MAX_AGE = 3600  # seconds; operators send one every ten minutes
@@ -97,7 +97,7 @@ class RelayEntry:
             host, port = parse_endpoint(f"{value['host']}:{value['port']}")
             return cls(
                 node_id=NodeId(_natural(value["nodeId"])),
-                owner=_address(value["owner"]),
+                owner=parse_address(value["owner"]),
                 identity_key=from_hex(value["identityKey"], 32),
                 onion_key=from_hex(value["onionKey"], 32),
                 key_epoch=_natural(value["keyEpoch"]),
@@ -105,7 +105,7 @@ class RelayEntry:
                 port=port,
                 proof=from_hex(value["proof"]),
                 updated_at=_natural(value["updatedAt"]),
-                registry=_address(value["registry"]),
+                registry=parse_address(value["registry"]),
                 chain_id=_natural(value["chainId"]),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -162,7 +162,3 @@ def _natural(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise ValueError("not a natural number")
     return value
-
-
-def _address(text: str) -> Address:
-    return checksum_address(from_hex(text.lower(), 20))

@@ -5,7 +5,7 @@ assignment exists (on record), and the task is over on chain (its key is void). 
 never signed one, alone with the newest co-signed state and a challenge period. Paper steps 3 and 11.
 """
 
-from veilpod.core.entities import ChainChannel, ChannelPhase, TaskPhase
+from veilpod.core.entities import ChainChannel, ChannelPhase, TaskPhase, channel_version
 from veilpod.core.task import plan as do
 from veilpod.core.task.conditions import Type, no, unknown, yes
 from veilpod.core.task.plan import Draft, Plan
@@ -13,7 +13,6 @@ from veilpod.core.task.snapshot import ChannelSnapshot, Unknown
 
 PEER_COURTESY = 60  # seconds in which party b leaves a close or a challenge to party a
 CHALLENGE_PATIENCE = 120  # seconds in which a peer that has the final state is hoped to close with it
-_SEQUENCE_BITS = 40
 
 
 def decide_channel(s: ChannelSnapshot, now: float) -> Plan:
@@ -102,8 +101,7 @@ def _disputed(draft: Draft, s: ChannelSnapshot, chain: ChainChannel) -> None:
         draft.look_again(3)
         return
     in_time = s.chain_now <= chain.deadline
-    disputed = (chain.epoch << _SEQUENCE_BITS) | chain.sequence
-    if in_time and s.newest > disputed and s.newest >> _SEQUENCE_BITS == chain.epoch:
+    if in_time and chain.version < s.newest < channel_version(chain.epoch + 1, 0):
         draft.do(do.Respond())
     elif may_settle(s) and s.final:
         draft.do(do.CloseChannel())

@@ -10,7 +10,7 @@ from typing import Any
 
 from veilpod.core.canonical import from_hex, to_hex
 from veilpod.core.ids import Address, PodUid
-from veilpod.core.keys import checksum_address
+from veilpod.core.keys import parse_address
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,9 +131,9 @@ def parse_facts(document: Mapping[str, Any]) -> Facts:
             **agent,
             traffic=tuple((peer, sent, received) for peer, sent, received in traffic),
             meeting=Meeting(
-                key=_address(meeting["key"]),
+                key=parse_address(meeting["key"]),
                 statements=tuple(from_hex(item, 32) for item in meeting["statements"]),
-                signers=tuple(_address(item) for item in meeting["signers"]),
+                signers=tuple(parse_address(item) for item in meeting["signers"]),
             )
             if meeting
             else None,
@@ -159,10 +159,6 @@ _SIMPLE = (
     "zeroised",
     "destroyed",
 )
-
-
-def _address(text: str) -> Address:
-    return checksum_address(from_hex(text.lower(), 20))
 
 
 def _plain(value: Any) -> Any:
