@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from coincurve._libsecp256k1 import ffi, lib  # type: ignore[import-not-found]
+from coincurve._libsecp256k1 import ffi, lib  # type: ignore[import-not-found]  # a C extension has no stubs
 from coincurve.context import GLOBAL_CONTEXT
 from tests.support.channels import CHANNEL, DOMAIN, KEYS, A, Agents, link, opening
 

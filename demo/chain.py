@@ -9,13 +9,13 @@ import pathlib
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from web3 import Web3
 
 from demo.cluster import Cluster
-from demo.parties import CHAIN_NAMESPACE, PARTIES, WORK
+from demo.parties import CHAIN_NAMESPACE, PARTIES, WORK, Party
 from localcluster import progress
 
 URL = f"http://anvil.{CHAIN_NAMESPACE}.svc:8545"
@@ -111,12 +111,12 @@ def url(web3: Web3) -> str:
     return str(getattr(web3.provider, "endpoint_uri", ""))
 
 
-def fund(web3: Web3) -> None:
-    """Give every party its first coins, to those that have less than half of them."""
+def fund(web3: Web3, parties: Iterable[Party] = PARTIES) -> None:
+    """Give parties their first coins, to those that have less than half of them."""
     source = web3.eth.accounts[0]
     sent = [
         web3.eth.send_transaction({"from": source, "to": Web3.to_checksum_address(party.address), "value": Web3.to_wei(10, "ether")})
-        for party in PARTIES
+        for party in parties
         if web3.eth.get_balance(Web3.to_checksum_address(party.address)) < FUNDS // 2
     ]
     for transaction in sent:

@@ -12,7 +12,7 @@ from localcluster import progress
 
 CHART = "helm/veilpod"
 STAKE = 10**17
-IMAGES = ("operator", "agent", "relay", "store")
+IMAGES = ("operator", "agent", "relay", "store", "watchtower")
 
 
 def admin(cluster: Cluster) -> None:
@@ -48,7 +48,8 @@ def release(cluster: Cluster, party: Party, references: dict[str, str], contract
         "metadata": {"name": "chain-key", "namespace": party.name},
         "data": {"key": base64.b64encode(party.key_file.read_bytes()).decode()},
     }
-    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": party.name}}, secret)
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": party.name, "labels": labels}}, secret)
     helm(cluster, party.name, party.name, values(party, references, contracts))
 
 
@@ -56,7 +57,7 @@ def values(party: Party, references: dict[str, str], contracts: dict[str, str]) 
     """What this party writes into its values.yaml."""
     registry = references["operator"].rpartition("/")[0]
     images: dict[str, Any] = {"registry": registry}
-    for name in IMAGES:
+    for name in references.keys() & IMAGES:
         repository, _, digest = references[name].rpartition("/")[2].partition("@")
         images[name] = {"repository": repository, "digest": digest}
     return {
@@ -75,6 +76,7 @@ def values(party: Party, references: dict[str, str], contracts: dict[str, str]) 
         **({"storage": {"size": "256Mi", "quota": str(200 << 20)}} if party.role == "storage" else {}),
         **({"requester": {"mailbox": {"size": "256Mi"}}} if party.role == "requester" else {}),
         **({"relay": {"create": True}} if party.role == "relay" else {}),
+        **({"watchtower": {"keySecret": {"name": "chain-key"}, "size": "64Mi"}} if party.role == "watchtower" else {}),
     }
 
 

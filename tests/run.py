@@ -19,7 +19,7 @@ from localcluster import progress, toolchain
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LOGS = ROOT / "build" / "logs"
 BIN = ".venv/bin"
-COUNT = re.compile(r"(\d+) (?:tests )?(passed|failed|skipped|errors?)\b")
+SUMMARY = re.compile(r"(?:Ran \d+ test suites? .*: |=* ?(?:\d+ \w+, )*)(\d+) (?:tests )?passed\b")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,23 +70,20 @@ def main() -> int:
                 result = subprocess.run(
                     step.command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False
                 )
-            counts = _counts(log)
-            shown.note(counts)
+            runs = _passed(log)
+            shown.note(f"{sum(runs)} passed{f' in {len(runs)} runs' if len(runs) > 1 else ''}" if runs else "")
             if result.returncode != 0:
                 again = " ".join(step.command)
                 raise progress.Failure(f"{step.name} failed", log=log, next=f"{again}   (all output: {log.relative_to(ROOT)})")
-            passed += sum(int(number) for number, what in COUNT.findall(counts) if what == "passed")
+            passed += sum(runs)
     print(f"\nall steps passed in {time.monotonic() - begin:.0f} s")
     print(f"{passed} passed, 0 failed")
     return 0
 
 
-def _counts(log: pathlib.Path) -> str:
-    """Return the closing line of a test runner, or nothing for a check that counts nothing."""
-    for line in reversed(progress.tail(log, 30)):
-        if "passed" in line and COUNT.search(line):
-            return line.strip("= \n")
-    return ""
+def _passed(log: pathlib.Path) -> list[int]:
+    """Return how many tests passed in each run of a test runner that a log shows."""
+    return [int(found[1]) for line in log.read_text(errors="replace").splitlines() if (found := SUMMARY.match(line))]
 
 
 if __name__ == "__main__":

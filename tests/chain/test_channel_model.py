@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 from tests.support import evm
-from tests.support.anvil import BINARY, CHAIN_ID, Anvil, account, running
+from tests.support.anvil import CHAIN_ID, Anvil, account, running
 from tests.support.channel_model import FREE, LIVE, Channel, Model, State
 
 from veilpod.chain import contracts
@@ -74,8 +74,6 @@ class World:
 
 @pytest.fixture(scope="module")
 def world():
-    if not BINARY.exists():
-        pytest.skip("anvil is not installed: npm ci --prefix contracts")
     with running() as node, contextlib.ExitStack() as stack:
         asyncio.run(node.deploy_contracts())
         stack.enter_context(evm.by_hand(node))

@@ -13,7 +13,7 @@ from eth_account.messages import encode_typed_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support import evm
-from tests.support.anvil import BINARY, CHAIN_ID, account, running
+from tests.support.anvil import CHAIN_ID, account, running
 
 from veilpod.chain import contracts
 from veilpod.core import typed_data
@@ -38,8 +38,6 @@ def uint(bits):
 
 @pytest.fixture(scope="module")
 def node():
-    if not BINARY.exists():
-        pytest.skip("anvil is not installed: npm ci --prefix contracts")
     with running() as node, contextlib.ExitStack() as stack:
         asyncio.run(node.deploy_contracts())
         stack.enter_context(evm.by_hand(node))

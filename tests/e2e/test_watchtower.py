@@ -13,7 +13,6 @@ import pytest
 from demo import chain, images, install, parties
 from demo.parties import SERVERS, Party
 from demo.stage import Stage
-from web3 import Web3
 
 from tests.support import playing
 from veilpod.chain import Addresses, Chain, connect
@@ -45,25 +44,8 @@ def tower(stage: Stage) -> Iterator[None]:
             [str(parties.ROOT / ".venv/bin/veilpod"), "keys", "new", "chain", str(TOWER.key_file)], check=True, capture_output=True
         )
     with chain.reachable(stage.cluster) as web3:
-        sent = web3.eth.send_transaction({"from": web3.eth.accounts[0], "to": Web3.to_checksum_address(TOWER.address), "value": 10**18})  # type: ignore[typeddict-item]
-        web3.eth.wait_for_transaction_receipt(sent, timeout=30)
-    secret = {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": "hot-key", "namespace": TOWER.name},
-        "data": {"key": base64.b64encode(TOWER.key_file.read_bytes()).decode()},
-    }
-    namespace = {
-        "apiVersion": "v1",
-        "kind": "Namespace",
-        "metadata": {"name": TOWER.name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
-    }
-    stage.cluster.apply(namespace, secret)
-    values = install.values(TOWER, references, stage.contracts)
-    repository, _, digest = references["watchtower"].rpartition("/")[2].partition("@")
-    values["images"]["watchtower"] = {"repository": repository, "digest": digest}
-    values["watchtower"] = {"keySecret": {"name": "hot-key"}, "size": "64Mi"}
-    install.helm(stage.cluster, TOWER.name, TOWER.name, values)
+        chain.fund(web3, [TOWER])
+    install.release(stage.cluster, TOWER, references, stage.contracts)
     stage.cluster.kubectl("rollout", "status", f"deployment/{TOWER.name}-watchtower", "-n", TOWER.name, "--timeout=240s")
     use_tower(stage, [{"url": f"http://{TOWER.name}-watchtower.{TOWER.name}.svc:9201", "address": TOWER.address}])
     try:

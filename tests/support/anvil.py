@@ -93,6 +93,8 @@ def start(*arguments: str, port: int | None = None) -> Anvil:
     """Start a node and wait until it answers."""
     port = port or _free_port()
     command = [str(BINARY), "--port", str(port), "--host", "127.0.0.1", "--quiet", "--chain-id", str(CHAIN_ID), *arguments]
+    if not BINARY.exists():
+        raise RuntimeError("anvil is not installed: npm ci --prefix contracts")
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     node = Anvil(port=port, process=process)
     for _ in range(200):
@@ -119,8 +121,6 @@ def running(*arguments: str) -> Iterator[Anvil]:
 @pytest.fixture
 async def anvil() -> AsyncIterator[Anvil]:
     """A node with the contracts deployed, one block per transaction."""
-    if not BINARY.exists():
-        pytest.skip("anvil is not installed: npm ci --prefix contracts")
     with running() as node:
         await node.deploy_contracts()
         yield node
