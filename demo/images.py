@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from demo.cluster import Cluster
 from demo.parties import ROOT, WORK
-from localcluster import images, layout, oci, progress
+from localcluster import images, layout, locks, oci, progress
 
 SOURCE = ROOT / "operator" / "veilpod"
 SHARED = (
@@ -81,7 +81,8 @@ def watchtower() -> Image:
 
 def deliver(cluster: Cluster, registry: str, wanted: Sequence[Image] | None = None) -> dict[str, str]:
     """Build what is not cached and bring it to the cluster: the catalogue, unless told otherwise. Returns target -> reference by digest."""
-    archives = {image.target: _archive(image) for image in (catalogue() if wanted is None else wanted)}
+    with locks.held(layout.cache_directory() / "images.lock"):  # podman has one name for each target
+        archives = {image.target: _archive(image) for image in (catalogue() if wanted is None else wanted)}
     if cluster.name:
         loaded = images.load(cluster.name, *archives.values())
         return {target: loaded[next(iter(oci.digests(archive)))] for target, archive in archives.items()}

@@ -6,7 +6,6 @@ twice, and a cache that was deleted costs minutes, no more. go.sum pins every by
 """
 
 import dataclasses
-import fcntl
 import hashlib
 import os
 import pathlib
@@ -14,7 +13,7 @@ import re
 import shutil
 import subprocess
 
-from localcluster import layout, progress, toolchain
+from localcluster import layout, locks, progress, toolchain
 
 # The names by which the program of go/kube/main.go knows what to be.
 KUBE_PROGRAMS = (
@@ -90,9 +89,7 @@ def ensure(module: Module) -> pathlib.Path:
         if directory.exists():
             step.cached()
             return directory
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with (directory.parent / f"{module.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locks.held(directory.parent / f"{module.name}.lock"):
             if not directory.exists():
                 step.note("built")
                 _build(module, directory)

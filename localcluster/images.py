@@ -10,17 +10,15 @@ one by which the kubelet reports the running image. Compressed again on the way 
 the compressor.
 """
 
-import contextlib
-import fcntl
 import functools
 import hashlib
 import os
 import pathlib
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
-from localcluster import containerd, layout, lifecycle, progress, toolchain
+from localcluster import containerd, layout, lifecycle, locks, progress, toolchain
 
 SUITE = "bookworm"
 PACKAGES = ("python3-minimal", "python3-venv", "ca-certificates")
@@ -42,7 +40,7 @@ def ensure_base() -> str:
     """Return the base image's reference; make it from Debian's packages if podman has not got it (20 s)."""
     toolchain.require_root()
     toolchain.ensure_packages(toolchain.TO_MAKE_IMAGES)
-    with progress.step("base image") as step, _locked():
+    with progress.step("base image") as step, locks.held(layout.cache_directory() / "base.lock"):
         if _inspect(BASE, f'{{{{index .Labels "{_KEY_LABEL}"}}}}') == _KEY:
             step.cached()
             return BASE
@@ -148,12 +146,3 @@ def _run(command: list[str], environment: Mapping[str, str] | None = None) -> No
         result = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     if result.returncode != 0:
         raise progress.Failure(f"{' '.join(command[:2])} failed", log=log, next="can this machine reach Debian's packages and PyPI?")
-
-
-@contextlib.contextmanager
-def _locked() -> Iterator[None]:
-    lock = layout.cache_directory() / "base.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield

@@ -2,17 +2,15 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import pathlib
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
 from typing import IO
 
-from localcluster import build, cgroups, config, containerd, layout, node, pki, processes, progress, readiness, toolchain, waiting
+from localcluster import build, cgroups, config, containerd, layout, locks, node, pki, processes, progress, readiness, toolchain, waiting
 
 NAMESPACES = ("--mount", "--net", "--pid", "--uts", "--ipc")
 
@@ -33,7 +31,7 @@ def up(name: str) -> pathlib.Path:
     """Start the cluster unless it runs; return its kubeconfig once the node is ready and names resolve."""
     toolchain.require_root()
     cluster = layout.Layout(name)
-    with _locked(cluster):
+    with locks.held(cluster.lock):
         running = find(cluster)
         if running is None:
             toolchain.ensure_packages(toolchain.TO_RUN)
@@ -54,7 +52,7 @@ def down(name: str, *, keep_logs: bool = True) -> None:
     """End the cluster and remove everything it left on disk, but its logs if wanted. Ending one that does not run is no error."""
     toolchain.require_root()
     cluster = layout.Layout(name)
-    with _locked(cluster), progress.step(f"end cluster {name!r}") as step:
+    with locks.held(cluster.lock), progress.step(f"end cluster {name!r}") as step:
         if not _end(cluster):
             step.note("was not running")
         clear(cluster, keep_logs=keep_logs)
@@ -185,15 +183,6 @@ def _end(cluster: layout.Layout) -> bool:
 
 def _emptied(pid_namespace: str, timeout: float = 30) -> bool:
     return waiting.until(lambda: not processes.in_namespace("pid", pid_namespace), timeout=timeout)
-
-
-@contextlib.contextmanager
-def _locked(cluster: layout.Layout) -> Iterator[None]:
-    """One up or down at a time for each name."""
-    cluster.lock.parent.mkdir(parents=True, exist_ok=True)
-    with cluster.lock.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _write_private(path: pathlib.Path, text: str) -> None:

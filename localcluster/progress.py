@@ -40,10 +40,10 @@ class Step:
 
 
 @contextlib.contextmanager
-def step(title: str) -> Iterator[Step]:
-    """Print the title, then how long the body took."""
+def step(title: str, *, since: float | None = None) -> Iterator[Step]:
+    """Print the title, then how long the body took, or how long ago `since` (monotonic) was."""
     print(f"  {title:<44}", end="", flush=True)
-    begin = time.monotonic()
+    begin = time.monotonic() if since is None else since
     current = Step()
     try:
         yield current

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 
-from localcluster import layout, progress
+from localcluster import layout, locks, progress
 
 # What the modules' go.mod files ask for; the wheel's version is pinned so that every machine builds the same bytes.
 GO_MINIMUM = (1, 26, 6)
@@ -76,16 +76,19 @@ def ensure_packages(packages: dict[str, str]) -> None:
 def unpacked(package: str) -> pathlib.Path:
     """Return the root of a Debian package that was unpacked, not installed: no service of it starts on this machine."""
     root = layout.cache_directory() / "debian" / package
-    if root.exists():
-        return root
-    root.parent.mkdir(parents=True, exist_ok=True)
+    with locks.held(root.with_name(f"{package}.lock")):
+        if not root.exists():
+            _unpack(package, root)
+    return root
+
+
+def _unpack(package: str, root: pathlib.Path) -> None:
     with progress.step(f"apt-get download {package}"), tempfile.TemporaryDirectory(dir=root.parent) as scratch:
         script = f"apt-get -qq update && apt-get -qq download {package} && dpkg-deb -x {package}_*.deb root"
         result = subprocess.run(["sh", "-c", script], cwd=scratch, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if result.returncode != 0:
             raise progress.Failure(f"getting {package} failed:\n{result.stderr.strip()[-800:]}", next=f"apt-get download {package}")
         (pathlib.Path(scratch) / "root").rename(root)
-    return root
 
 
 def _present(proof: str) -> bool:

@@ -1,18 +1,21 @@
 """`make test`: every check in the order in which a mistake is cheapest to find, with the time each took.
 
+The end-to-end tests wait more than they compute: they run on two clusters at once, beside the steps that follow them in the list.
 Each step writes its whole output to build/logs/<step>.log; the terminal shows a line per step and, for the step that fails, the end of
-its log and what
-to try next. `--quick` leaves out what needs a cluster.
+its log and what to try next. `--quick` leaves out what needs a cluster.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 from localcluster import progress, toolchain
 
@@ -20,15 +23,20 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 LOGS = ROOT / "build" / "logs"
 BIN = ".venv/bin"
 SUMMARY = re.compile(r"(?:Ran \d+ test suites? .*: |=* ?(?:\d+ \w+, )*)(\d+) (?:tests )?passed\b")
+PATIENCE = 120.0  # seconds to take the clusters down
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One check: what runs, and whether it needs a cluster."""
+    """One check: what runs, and whether it needs a cluster; such a step goes on beside the ones after it."""
 
     name: str
     command: tuple[str, ...]
     cluster: bool = False
+
+    @property
+    def log(self) -> pathlib.Path:
+        return LOGS / f"{self.name.replace(' ', '-')}.log"
 
 
 STEPS = (
@@ -38,16 +46,20 @@ STEPS = (
     Step(name="imports", command=(f"{BIN}/lint-imports",)),
     Step(name="docs", command=(f"{BIN}/python", "docs/generate.py", "--check")),
     Step(name="contract tools", command=("npm", "ci", "--prefix", "contracts", "--no-audit", "--no-fund")),
+    Step(name="cluster build", command=(f"{BIN}/python", "-m", "localcluster", "build")),
+    Step(
+        name="end to end",
+        command=(f"{BIN}/pytest", "-m", "e2e", "--numprocesses=2", "--dist=loadgroup", "--durations=25", "tests/e2e"),
+        cluster=True,
+    ),
     Step(name="contracts", command=("contracts/tools/test",)),
     Step(name="artifacts", command=("contracts/tools/build", "--check")),
     Step(name="contract checkers", command=("make", "checkers")),
     Step(name="slither", command=("contracts/tools/slither",)),
     Step(name="proofs", command=("contracts/tools/prove", "--quick")),
-    Step(name="cluster build", command=(f"{BIN}/python", "-m", "localcluster", "build")),
-    Step(name="units", command=(f"{BIN}/pytest", "tests/unit", "tests/contracts", "tests/localcluster")),
-    Step(name="chain", command=(f"{BIN}/pytest", "tests/chain")),
+    Step(name="units", command=(f"{BIN}/pytest", "--numprocesses=2", "tests/unit", "tests/contracts", "tests/localcluster")),
+    Step(name="chain", command=(f"{BIN}/pytest", "--numprocesses=2", "tests/chain")),
     Step(name="chart", command=(f"{BIN}/pytest", "tests/chart")),
-    Step(name="end to end", command=(f"{BIN}/pytest", "-m", "e2e", "--durations=25", "tests/e2e"), cluster=True),
 )
 
 
@@ -58,27 +70,53 @@ def main() -> int:
     quick = parser.parse_args().quick
     begin = time.monotonic()
     passed = 0
-    toolchain.ensure_packages({**toolchain.TO_BUILD, "procps": "pkill", "tcpdump": "tcpdump"})
-    environment = os.environ | {"PATH": os.pathsep.join([str(toolchain.node().parent), toolchain.PATH])}
-    for step in STEPS:
-        if step.cluster and quick:
-            continue
-        log = LOGS / f"{step.name.replace(' ', '-')}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with progress.step(step.name) as shown:
-            with log.open("wb") as output:
-                result = subprocess.run(
-                    step.command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False
-                )
-            runs = _passed(log)
-            shown.note(f"{sum(runs)} passed{f' in {len(runs)} runs' if len(runs) > 1 else ''}" if runs else "")
-            if result.returncode != 0:
-                again = " ".join(step.command)
-                raise progress.Failure(f"{step.name} failed", log=log, next=f"{again}   (all output: {log.relative_to(ROOT)})")
-            passed += sum(runs)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that clusters are taken down then, too
+    packages = toolchain.TO_BUILD | ({} if quick else toolchain.TO_RUN | toolchain.TO_MAKE_IMAGES)
+    toolchain.ensure_packages(packages | {"procps": "pkill", "tcpdump": "tcpdump"})
+    LOGS.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        beside = []
+        for step in STEPS:
+            if not step.cluster:
+                with progress.step(step.name) as shown:
+                    passed += _finish(step, stack.enter_context(_running(step)), shown)
+            elif not quick:
+                progress.say(f"  {step.name:<44}  begins, beside what follows: {step.log.relative_to(ROOT)}")
+                beside.append((step, time.monotonic(), stack.enter_context(_running(step))))
+        for step, since, process in beside:
+            with progress.step(step.name, since=since) as shown:
+                passed += _finish(step, process, shown)
     print(f"\nall steps passed in {time.monotonic() - begin:.0f} s")
     print(f"{passed} passed, 0 failed")
     return 0
+
+
+@contextlib.contextmanager
+def _running(step: Step) -> "Iterator[subprocess.Popen[bytes]]":
+    """Start a step; who leaves before its end interrupts it, and waits until it has cleaned up."""
+    environment = os.environ | {"PATH": os.pathsep.join([str(toolchain.node().parent), toolchain.PATH])}
+    with step.log.open("wb") as output:
+        # In a process group of its own: Ctrl-C must reach it once, from us, or it would interrupt its own cleaning up.
+        process = subprocess.Popen(
+            step.command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            process.wait(PATIENCE)
+
+
+def _finish(step: Step, process: "subprocess.Popen[bytes]", shown: progress.Step) -> int:
+    """Wait for a step. Returns how many tests passed."""
+    process.wait()
+    runs = _passed(step.log)
+    shown.note(f"{sum(runs)} passed{f' in {len(runs)} runs' if len(runs) > 1 else ''}" if runs else "")
+    if process.returncode != 0:
+        again = " ".join(step.command)
+        raise progress.Failure(f"{step.name} failed", log=step.log, next=f"{again}   (all output: {step.log.relative_to(ROOT)})")
+    return sum(runs)
 
 
 def _passed(log: pathlib.Path) -> list[int]:

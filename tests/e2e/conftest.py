@@ -1,4 +1,7 @@
-"""A cluster of their own for the end-to-end tests: fresh at the start of the session, gone without a trace at its end."""
+"""A cluster of their own for the end-to-end tests: fresh at the start of the session, gone without a trace at its end.
+
+With pytest-xdist each worker has its own, and its own strangers on it.
+"""
 
 import dataclasses
 import json
@@ -13,8 +16,10 @@ import pytest
 
 from localcluster import images, layout, lifecycle
 
-# The demo's stage is set on the session's own cluster, in a folder of its own.
-NAME = os.environ["VEILPOD_STAGE"] = f"test-{os.getpid()}"
+# The demo's stage is set on the session's own cluster, in a folder of its own. A worker's names the process that began it all.
+NAME = os.environ["VEILPOD_STAGE"] = (
+    f"test-{os.getppid()}-{os.environ['PYTEST_XDIST_WORKER']}" if "PYTEST_XDIST_WORKER" in os.environ else f"test-{os.getpid()}"
+)
 
 from demo import cluster as stage_cluster
 from demo import parties
@@ -58,6 +63,14 @@ class Cluster:
         """Run kubectl get and return the parsed answer."""
         parsed: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "-o", "json"))
         return parsed
+
+
+def pytest_unconfigure() -> None:
+    """End the clusters of workers that were ended before they could do so."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        for name in lifecycle.names():
+            if name.startswith(f"test-{os.getpid()}-"):
+                lifecycle.down(name)
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,7 @@ def test_a_server_whose_peer_left_for_good_is_paid_by_the_newest_state(stage: St
         leaver = next(server for server in SERVERS if server != hub)
         (between,) = {c["metadata"]["name"] for c in channels(stage, leaver)} & {c["metadata"]["name"] for c in channels(stage, hub)}
         with gone(stage, leaver):
-            stage.cluster.kubectl("delete", "ct", "widowed", "-n", REQUESTER.name, "--wait=false")
+            playing.delete(stage, "widowed")
             playing.until(lambda: playing.conditions(stage, "widowed").get("Failed", {}).get("status") == "True", "the task is given up")
             playing.until(lambda: _destroyed(stage, [server for server in SERVERS if server != leaver]), "the others are torn down")
             # The server's last deadline passes, the patience for its close, then the challenge period.

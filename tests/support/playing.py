@@ -48,6 +48,11 @@ def until(condition: Callable[[], bool], what: str, *, timeout: float = PATIENCE
     assert waiting.until(condition, timeout=timeout, every=0.5), f"not in {timeout:.0f} s: {what}"
 
 
+def delete(stage: Stage, name: str) -> None:
+    """Delete a task, and do not wait for its end."""
+    stage.cluster.kubectl("delete", "ct", name, "-n", REQUESTER.name, "--wait=false")
+
+
 def forget(stage: Stage, name: str) -> None:
     """Delete a task and wait until it is gone: torn down, settled, then gone."""
     stage.cluster.kubectl(
