@@ -58,9 +58,9 @@ def test_a_server_whose_peer_left_for_good_is_paid_by_the_newest_state(stage: St
             playing.until(lambda: playing.conditions(stage, "widowed").get("Failed", {}).get("status") == "True", "the task is given up")
             playing.until(lambda: _destroyed(stage, [server for server in SERVERS if server != leaver]), "the others are torn down")
             # The server's last deadline passes, the patience for its close, then the challenge period.
-            for _ in range(8):
+            for _ in range(16):
                 playing.pass_time(stage, web3, PERIOD + 100)
-                if waiting.until(lambda: channels(stage, hub) == [], timeout=30, every=1):
+                if waiting.until(lambda: channels(stage, hub) == [], timeout=10, every=1):
                     break
             assert channels(stage, hub) == []
             newest = stage.cluster.get("statechannel", between, "-n", hub.name)

@@ -113,8 +113,8 @@ def test_channels_without_a_last_word_are_settled_after_the_challenge_period(sta
             ]
 
         # First the patience for a peer that may still sign, then the challenge period: each is over after a jump.
-        for _ in range(4):
+        for _ in range(16):
             playing.pass_time(stage, web3, 3700)
-            if waiting.until(lambda: open_channels() == [], timeout=60, every=1):
+            if waiting.until(lambda: open_channels() == [], timeout=15, every=1):
                 break
         assert open_channels() == []

@@ -89,6 +89,15 @@ def ledger(stage: Stage, web3: Web3, first: int) -> Ledger:
 
 
 def pass_time(stage: Stage, web3: Web3, seconds: int) -> None:
-    """Let the chain's clock jump: the end of a challenge period."""
+    """Let the chain's clock jump: the end of a challenge period.
+
+    Operators count on the time between two looks being as long as the chain's, so each object is touched to have it looked at again.
+    """
     web3.provider.make_request("evm_increaseTime", [seconds])  # type: ignore[arg-type]
     chain.wait_blocks(web3, 2)
+    touched = f"veilpod.dev/touched={web3.eth.block_number}"
+    for party in (REQUESTER, *SERVERS):
+        kinds = "computetasks" if party is REQUESTER else "taskassignments,statechannels"
+        names = stage.cluster.kubectl("get", kinds, "-n", party.name, "-o", "name").split()
+        if names:
+            stage.cluster.kubectl("annotate", *names, "-n", party.name, "--overwrite", touched)
