@@ -19,7 +19,7 @@ from typing import Any
 
 from coincurve._libsecp256k1 import ffi, lib  # type: ignore[import-not-found]  # a C extension has no stubs
 from coincurve.context import GLOBAL_CONTEXT
-from tests.support.channels import CHANNEL, DOMAIN, KEYS, A, Agents, link, opening
+from tests.support.channels import CHANNEL, DOMAIN, KEYS, TERMS, A, Agents, link, opening
 
 from bench.report import ROOT, Row, write
 from veilpod.chain.journal import Journal
@@ -109,7 +109,7 @@ class Operator:
     async def _line(self, name: str, peer: ServerIndex) -> Line:
         channel = ChannelId(keccak256(name.encode()))
         return Line(
-            assignment=name, peer=peer, link=dataclasses.replace(link(price=1000), channel=channel), party=self._party,
+            assignment=name, peer=peer, link=dataclasses.replace(link(price=1000), channel=channel), terms=TERMS, party=self._party,
             opening=opening(deposit_a=DEPOSIT, deposit_b=DEPOSIT),
         )  # fmt: skip
 

@@ -48,21 +48,24 @@ def _conditions(item: dict[str, Any]) -> list[dict[str, Any]]:
 def channels(cluster: Cluster, ledger: Ledger) -> list[dict[str, Any]]:
     """Per channel: opening, updates, final version, transcript head on both sides, payout."""
     events = ledger.events("channels")
-    sides: dict[str, dict[str, Any]] = {}
+    sides: dict[tuple[str, int], dict[str, Any]] = {}  # by channel and session
     for server in SERVERS:
         for item in cluster.get("statechannel", "-n", server.name)["items"]:
             status = item.get("status", {})
             side = {key: status.get(key) for key in ("sequence", "updates", "transcriptHead", "balanceA", "balanceB", "phase")}
-            sides.setdefault(item["spec"]["channelId"], {})[server.name] = side
+            sides.setdefault((item["spec"]["channelId"], item["spec"]["session"]), {})[server.name] = side
     found = []
     for opened in (e for e in events if e["name"] == "Opened"):
-        channel = "0x" + opened["args"]["channelId"].hex()
-        closed = next((e for e in events if e["name"] == "Closed" and e["args"]["channelId"] == opened["args"]["channelId"]), None)
+        channel, first = "0x" + opened["args"]["channelId"].hex(), opened["channel"]
+        closed = next(
+            (e for e in events if e["name"] == "Closed" and (e["channel"].id, e["channel"].epoch) == (first.id, first.epoch)), None
+        )
         parties = ledger.arguments(opened)["id"]  # the event has only what changed
-        first, final = opened["channel"], closed["channel"] if closed else None
+        final, both = closed["channel"] if closed else None, sides.get((channel, first.epoch), {})
         found.append(
             {
                 "channelId": channel,
+                "session": first.epoch,
                 "a": ledger.names.get(parties["a"].lower()),
                 "b": ledger.names.get(parties["b"].lower()),
                 "opening": {
@@ -71,11 +74,11 @@ def channels(cluster: Cluster, ledger: Ledger) -> list[dict[str, Any]]:
                     "depositA": str(first.balance_a),
                     "depositB": str(first.balance_b),
                 },
-                "updates": max((side.get("updates") or 0 for side in sides.get(channel, {}).values()), default=0),
+                "updates": max((side.get("updates") or 0 for side in both.values()), default=0),
                 "finalVersion": final.version if final else None,
                 "finalSequence": final.sequence if final else None,
-                "sides": sides.get(channel, {}),
-                "transcriptHead": sorted({str(side.get("transcriptHead")) for side in sides.get(channel, {}).values()}),
+                "sides": both,
+                "transcriptHead": sorted({str(side.get("transcriptHead")) for side in both.values()}),
                 "payout": {"a": str(final.balance_a), "b": str(final.balance_b), "block": closed["block"], "time": closed["time"]}
                 if closed and final
                 else None,

@@ -6,6 +6,9 @@ import pytest
 from tests.support.fake_cluster import true_conditions
 from tests.support.operators import World, world
 
+from veilpod.core.canonical import from_hex
+from veilpod.core.entities import ChannelPhase
+from veilpod.core.ids import ChannelId
 from veilpod.core.kinds import ADMISSION_POLICIES, COMPUTE_TASKS, PODS, STATE_CHANNELS, TASK_ASSIGNMENTS
 
 pytestmark = pytest.mark.chain
@@ -115,6 +118,79 @@ async def test_a_fence_that_is_taken_away_ends_the_sandboxes_behind_it(anvil, tm
         assert server.objects(TASK_ASSIGNMENTS)[0]["status"]["failure"]["code"] == "PolicyMissing"
         await w.until_true("Settled")
         await all_settled(w)
+
+
+def channels(w: World) -> list[dict]:
+    return [body for server in w.servers for body in server.objects(STATE_CHANNELS)]
+
+
+async def test_a_second_task_opens_the_channels_of_the_first_again_and_starts_from_its_deposits(anvil, tmp_path):
+    async with world(anvil, tmp_path) as w:
+        for name in ("first", "second"):
+            w.apply(name)
+            await w.until_true("Settled", name)
+            await all_settled(w)
+        first, second = ({c["spec"]["channelId"] for c in channels(w) if c["spec"]["session"] == session} for session in (1, 2))
+        assert second, "two stars between three servers share a pair"
+        assert second <= first
+        for body in channels(w):
+            status, spec = body["status"], body["spec"]
+            assert status["epoch"] == spec["session"]
+            assert status["updates"] >= 1
+            assert "Settled" in true_conditions(body)
+            assert int(status["balanceA"]) + int(status["balanceB"]) == 2 * int(spec["deposit"])
+        manager = await w.servers[0].operator._chain.reader.channel(ChannelId(from_hex(min(second), 32)))
+        assert (manager.phase, manager.epoch) == (ChannelPhase.CLOSED, 2)
+
+
+async def test_tasks_side_by_side_have_channels_of_their_own(anvil, tmp_path):
+    async with world(anvil, tmp_path) as w:
+        w.network.may_exit.clear()
+        for name in ("one", "two"):
+            w.apply(name)
+        for name in ("one", "two"):
+            await w.until_true("InputsVerified", name)
+        assert {body["spec"]["session"] for body in channels(w)} == {1}
+        assert len({body["spec"]["channelId"] for body in channels(w)}) == 4
+        w.network.may_exit.set()
+        for name in ("one", "two"):
+            await w.until_true("Settled", name)
+
+
+async def test_channels_that_wait_for_their_challenge_period_do_not_hold_up_the_next_task(anvil, tmp_path):
+    async with world(anvil, tmp_path) as w:
+        w.network.lose_channel_messages = True
+        w.apply("first")
+        await w.until_true("ResultDelivered", "first")
+        w.requester.cluster.ask_deletion(COMPUTE_TASKS, "first", namespace="requester")
+        await w.until(lambda: all(_ending(server) for server in w.servers))
+        await w.skip(40)  # the patience for final states
+        await w.until(lambda: w.requester.object(COMPUTE_TASKS, "first") is None)
+        w.network.lose_channel_messages = False
+        w.apply("second")
+        await w.until_true("Settled", "second")
+        assert {body["spec"]["session"] for body in channels(w)} == {1}
+
+
+async def test_servers_do_not_lend_a_channel_to_a_second_task_while_the_first_uses_it(anvil, tmp_path):
+    async with world(anvil, tmp_path) as w:
+        w.network.may_exit.clear()
+        w.apply("first")
+        await w.until_true("InputsVerified", "first")
+        await w.requester.stop()
+        for attempt in (tmp_path / "requester" / "requester").glob("*.json"):
+            attempt.unlink()  # a requester that has lost its disk gives out the same lane again
+        await w.requester.start()
+        w.apply("second")
+        await w.until_true("Scheduled", "second")
+        await w.until(lambda: any(len(server.objects(TASK_ASSIGNMENTS)) == 2 for server in w.servers))
+        shared = {body["spec"]["channelId"] for body in channels(w)}
+        w.network.may_exit.set()
+        await w.until_true("Settled", "first")
+        await w.until_true("Settled", "second", timeout=60)
+        again = [body for body in channels(w) if body["spec"]["session"] == 2]
+        assert again
+        assert {body["spec"]["channelId"] for body in again} <= shared
 
 
 @pytest.mark.parametrize("reached", ["Scheduled", "SandboxReady", "KeyPublished", "InputsVerified", "ResultDelivered"])

@@ -39,7 +39,7 @@ async def test_what_servers_sign_is_guarded_and_an_old_state_of_it_does_not_stan
             await w.until(lambda: len(tower._guards.all) == 2)
 
             def caught_up_with(channel):
-                newest = desk.newest(channel)
+                newest = desk.newest(channel, 1)
                 return newest is not None and tower._guards.find(channel).held.state == newest.state
 
             await w.until(lambda: all(caught_up_with(channel) for channel in tower._guards.all))

@@ -44,6 +44,7 @@ CHANNEL: Manifest = {
     "lane": 2**48 - 1,
     "challengePeriod": 3600,
     "penaltyBps": 0,
+    "session": 1,
     "deposit": "1000000000000000",
     "peerDeposit": "1000000000000000",
     "assignment": "ta-abababababababab-1",

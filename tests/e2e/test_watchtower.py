@@ -1,12 +1,11 @@
 """A watchtower on a real cluster: every operator is away, a server publishes old states of its channels, and does not get away with it."""
 
 import asyncio
-import base64
 import contextlib
 import json
 import pathlib
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,25 +13,13 @@ from demo import chain, images, install, parties
 from demo.parties import SERVERS, Party
 from demo.stage import Stage
 
-from tests.support import playing
-from veilpod.chain import Addresses, Chain, connect
-from veilpod.chain.journal import Journal
-from veilpod.core.canonical import from_hex
-from veilpod.core.channel.records import Signed, StateRecord
-from veilpod.core.entities import ChannelTerms
-from veilpod.core.guard import Place
-from veilpod.core.ids import Address, ChannelId
-from veilpod.core.keys import SigningKey, signing_key
+from tests.support import cheating, playing
+from veilpod.core.keys import signing_key
 
 pytestmark = pytest.mark.e2e
 
 TOWER = Party(name="tower", role="watchtower")
 BLOCKS = 5  # of one second: seen one block later, sent, mined
-_READ = (
-    "import base64,json,pathlib;"
-    "files=pathlib.Path('/var/lib/veilpod/channels').glob('*.journal');"
-    "print(json.dumps({file.name:base64.b64encode(file.read_bytes()).decode() for file in files}))"
-)
 
 
 @pytest.fixture(scope="module")
@@ -91,50 +78,6 @@ def everybody_away(stage: Stage) -> Iterator[None]:
             stage.cluster.kubectl("rollout", "status", f"deployment/{server.name}-operator", "-n", server.name, "--timeout=240s")
 
 
-def signed_by(stage: Stage, server: Party, channel: str, directory: pathlib.Path) -> list[Signed]:
-    """Every complete state of a channel in a server's journal, oldest first."""
-    text = stage.cluster.kubectl("exec", f"deployment/{server.name}-operator", "-n", server.name, "--", "python3", "-c", _READ)
-    directory.mkdir(parents=True)
-    for name, content in json.loads(text).items():
-        (directory / name).write_bytes(base64.b64decode(content))
-    journal = Journal.open(directory)
-    try:
-        records = journal.records(ChannelId(from_hex(channel, 32)))
-    finally:
-        journal.close()
-    states = [record.signed for record in records if isinstance(record, StateRecord) and record.signed.complete]
-    return sorted(states, key=lambda signed: signed.state.version)
-
-
-def place_of(stage: Stage, server: Party, channel: str) -> Place:
-    (spec,) = [
-        item["spec"] for item in stage.cluster.get("statechannel", "-n", server.name)["items"] if item["spec"]["channelId"] == channel
-    ]
-    terms = ChannelTerms(asset=spec["asset"], lane=spec["lane"], challenge_period=spec["challengePeriod"], penalty_bps=spec["penaltyBps"])
-    return Place(a=spec["a"], b=spec["b"], terms=terms)
-
-
-@contextlib.asynccontextmanager
-async def by_hand(url: str, stage: Stage, key: SigningKey, directory: pathlib.Path) -> AsyncIterator[Chain]:
-    """A party's own connection, beside every operator."""
-    names = ("registry", "scheduler", "channels")
-    addresses = Addresses(**{name: Address(stage.contracts[name]) for name in names})
-    async with await connect(url, chain_id=chain.CHAIN_ID, addresses=addresses, state_dir=directory, key=key, depth=0) as link:
-        yield link
-
-
-async def challenge(url: str, stage: Stage, key: SigningKey, place: Place, old: Signed, directory: pathlib.Path) -> None:
-    """What a cheater does."""
-    async with by_hand(url, stage, key, directory) as link:
-        peers = old.signature_b if place.a == key.address else old.signature_a
-        await link.writer.challenge(place.a, place.b, place.terms, old.state, peers)
-
-
-async def finalize(url: str, stage: Stage, key: SigningKey, place: Place, directory: pathlib.Path) -> None:
-    async with by_hand(url, stage, key, directory) as link:
-        await link.writer.finalize(place.a, place.b, place.terms)
-
-
 def of(events: list[dict[str, Any]], name: str, channel: str) -> list[dict[str, Any]]:
     return [event for event in events if event["name"] == name and bytes(event["args"]["channelId"]).hex() == channel.removeprefix("0x")]
 
@@ -161,8 +104,9 @@ def test_old_states_published_while_every_operator_is_away_are_answered_and_the_
         cheats = {}
         for channel, guard in guards(stage, task).items():
             cheater = by_address[guard["a"]]
-            old = signed_by(stage, cheater, channel, tmp_path / channel)[0]
-            cheats[channel] = (signing_key(cheater.key_file.read_text()), place_of(stage, cheater, channel), old)
+            states = cheating.signed_by(stage, cheater, channel, tmp_path / channel)
+            old = next(signed for signed in states if signed.state.epoch == guard["epoch"])
+            cheats[channel] = (signing_key(cheater.key_file.read_text()), cheating.place_of(stage, cheater, channel), old)
 
         with everybody_away(stage):
             newest = guards(stage, task)
@@ -170,7 +114,7 @@ def test_old_states_published_while_every_operator_is_away_are_answered_and_the_
             for channel in (plain, killed):
                 key, place, old = cheats[channel]
                 assert old.state.sequence <= newest[channel]["sequence"] - 2
-                asyncio.run(challenge(url, stage, key, place, old, tmp_path / f"cheater-{channel}"))
+                asyncio.run(cheating.challenge(url, stage, key, place, old, tmp_path / f"cheater-{channel}"))
                 if channel == killed:
                     kill = "delete pod --grace-period=0 --force --wait=false -l veilpod.dev/component=watchtower -n"
                     stage.cluster.kubectl(*kill.split(), TOWER.name)
@@ -192,7 +136,7 @@ def test_old_states_published_while_every_operator_is_away_are_answered_and_the_
 
             playing.pass_time(stage, web3, 3601)
             for channel, (key, place, old) in cheats.items():
-                asyncio.run(finalize(url, stage, key, place, tmp_path / f"cheater-{channel}"))
+                asyncio.run(cheating.finalize(url, stage, key, place, tmp_path / f"cheater-{channel}"))
                 (closed,) = of(playing.ledger(stage, web3, first).events("channels"), "Closed", channel)
                 (answer,) = of(playing.ledger(stage, web3, first).events("channels"), "Responded", channel)
                 total, owned = old.state.total, answer["channel"].balance_a

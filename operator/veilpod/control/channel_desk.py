@@ -16,6 +16,7 @@ from veilpod.core.channel.machine import Covered, Effects, Finished, Machine, Pa
 from veilpod.core.channel.records import Signed, StateRecord
 from veilpod.core.channel.rules import Link
 from veilpod.core.channel.state import ChannelState
+from veilpod.core.entities import ChannelTerms
 from veilpod.core.ids import ChannelId, ServerIndex
 from veilpod.core.keys import SigningKey
 from veilpod.core.receipt import parse_receipt
@@ -32,6 +33,7 @@ class Line:
     assignment: str
     peer: ServerIndex
     link: Link
+    terms: ChannelTerms
     party: Party
     opening: ChannelState
 
@@ -57,12 +59,13 @@ class ChannelDesk:
         self._journal, self._key = journal, key
         self._find_line, self._call, self._on_final, self._on_agreed = find_line, call, on_final, on_agreed
         self._lines: dict[tuple[str, ServerIndex], Line] = {}
-        self._machines: dict[ChannelId, Machine] = {}
-        self._turns: dict[ChannelId, asyncio.Lock] = {}
+        self._machines: dict[tuple[str, ServerIndex], Machine] = {}
+        self._turns: dict[tuple[str, ServerIndex], asyncio.Lock] = {}
 
-    def newest(self, channel: ChannelId) -> Signed | None:
-        """The newest state of a channel that both have signed."""
-        return self._journal.newest(channel)
+    def newest(self, channel: ChannelId, session: int) -> Signed | None:
+        """The newest state of a channel's session that both have signed."""
+        newest = self._journal.newest(channel)
+        return newest if newest is not None and newest.state.epoch == session else None
 
     async def on_receipt(self, assignment: str, peer: ServerIndex, document: Any) -> None:
         """Our agent attested a transfer."""
@@ -81,8 +84,8 @@ class ChannelDesk:
         """Say again, for ever, what waits for an answer. Give it to the background tasks."""
         while True:
             await asyncio.sleep(REPEAT_SECONDS)
-            for (assignment, peer), line in list(self._lines.items()):
-                machine = self._machines.get(line.link.channel)
+            for assignment, peer in list(self._lines):
+                machine = self._machines.get((assignment, peer))
                 if machine is not None and not machine.finished and not machine.broken:
                     try:
                         await self._step(assignment, peer, lambda machine: machine.next_message())
@@ -92,23 +95,23 @@ class ChannelDesk:
     def forget(self, assignment: str) -> None:
         """Stop talking about an assignment's channels. The journal keeps what was signed."""
         for place in [place for place in self._lines if place[0] == assignment]:
-            line = self._lines.pop(place)
-            self._machines.pop(line.link.channel, None)
-            self._turns.pop(line.link.channel, None)
+            self._lines.pop(place)
+            self._machines.pop(place, None)
+            self._turns.pop(place, None)
 
     async def _step(self, assignment: str, peer: ServerIndex, step: Callable[[Machine], Effects]) -> None:
-        line = self._lines.get((assignment, peer)) or await self._find_line(assignment, peer)
-        self._lines[assignment, peer] = line
-        channel = line.link.channel
-        async with self._turns.setdefault(channel, asyncio.Lock()):
-            machine = self._machines.get(channel) or self._make(line)
-            self._machines[channel] = machine
+        place = assignment, peer
+        line = self._lines.get(place) or await self._find_line(assignment, peer)
+        self._lines[place] = line
+        async with self._turns.setdefault(place, asyncio.Lock()):
+            machine = self._machines.get(place) or self._make(line)
+            self._machines[place] = machine
             try:
                 for _, effects in itertools.groupby(step(machine), lambda effect: isinstance(effect, Persist)):
                     await self._perform_all(line, tuple(effects))
             except BaseException:
                 # The machine may be ahead of what is on disk: only the journal is believed.
-                self._machines.pop(channel, None)
+                self._machines.pop(place, None)
                 raise
 
     def _make(self, line: Line) -> Machine:

@@ -18,6 +18,7 @@ from veilpod.core.guard import Place
 from veilpod.core.ids import ChannelId
 from veilpod.core.kinds import STATE_CHANNELS
 from veilpod.core.task import plan as do
+from veilpod.core.task.conditions import Status, Type
 from veilpod.core.task.decide import decide_channel
 from veilpod.core.task.plan import Effect, Plan
 from veilpod.core.task.snapshot import ChannelSnapshot, Seen, Unknown
@@ -32,17 +33,16 @@ class Channels:
 
     def __init__(self, context: Context, *, view: View, desk: ChannelDesk, journal: Journal, towers: Watchtowers) -> None:
         self._context, self._view, self._desk, self._journal, self._towers = context, view, desk, journal, towers
-        self._assignments: dict[ChannelId, str] = {}
-        self._names: dict[str, set[str]] = {}
+        self._open: dict[str, ChannelObject] = {}  # what is not settled, by name
         self._exposures: dict[str, Exposure] = {}
 
-    def assignment_of(self, channel: ChannelId) -> str | None:
-        """Which assignment needs a channel."""
-        return self._assignments.get(channel)
+    def using(self, channel: ChannelId) -> Iterable[tuple[str, str]]:
+        """The objects of a channel that are not settled, and the assignments that need them."""
+        return [(name, found.assignment) for name, found in self._open.items() if found.channel == channel]
 
-    def of_assignment(self, name: str) -> Iterable[str]:
-        """The objects of an assignment's channels."""
-        return sorted(self._names.get(name, ()))
+    def of_assignment(self, assignment: str) -> Iterable[str]:
+        """The objects of an assignment's channels that are not settled."""
+        return [name for name, found in self._open.items() if found.assignment == assignment]
 
     def exposures(self) -> Iterable[Exposure]:
         """What our channels have at stake, as they were last seen."""
@@ -55,18 +55,20 @@ class Channels:
             body = await self._context.cluster.get(STATE_CHANNELS, name, namespace=self._context.config.namespace)
             if body is None:
                 self._exposures.pop(name, None)
+                self._open.pop(name, None)
                 return None
             channel = parse_channel(body)
-            self._assignments[channel.channel] = channel.assignment
-            self._names.setdefault(channel.assignment, set()).add(name)
+            self._open[name] = channel
             snapshot = await self._view.observe_channel(body, channel, self._desk)
             self._guard(channel, snapshot.chain)
             if not isinstance(snapshot.chain, Unknown):
-                newest = self._desk.newest(channel.channel)
+                newest = self._desk.newest(channel.channel, channel.session)
                 self._exposures[name] = exposure(snapshot.chain, newest, is_a=snapshot.is_a, period=channel.terms.challenge_period)
             plan = decide_channel(snapshot, self._context.clock())
             if not plan.effects or plan.effects == before:
                 await self._write(body, channel, snapshot, plan)
+                if plan.claims[Type.SETTLED].status is Status.TRUE:
+                    self._open.pop(name, None)
                 return plan.requeue_after
             for effect in plan.effects:
                 try:
@@ -83,8 +85,8 @@ class Channels:
 
     def _guard(self, channel: ChannelObject, chain: Seen[ChainChannel]) -> None:
         """What the towers may not know yet: after a restart, or when a tower was configured later than the channel."""
-        newest = self._desk.newest(channel.channel)
-        if isinstance(chain, Unknown) or newest is None or newest.state.epoch != chain.epoch:
+        newest = self._desk.newest(channel.channel, channel.session)
+        if isinstance(chain, Unknown) or newest is None:
             return
         if chain.phase is ChannelPhase.CLOSED:
             self._towers.forget(channel.channel)
@@ -107,7 +109,7 @@ class Channels:
 
     async def _on_chain(self, effect: Effect, channel: ChannelObject, chain: ChainChannel, s: ChannelSnapshot) -> None:
         writer, a, b, terms = self._context.writer, channel.a, channel.b, channel.terms
-        newest = self._journal.newest(channel.channel)
+        newest = self._desk.newest(channel.channel, channel.session)
         match effect:
             case do.OpenChannel():
                 await writer.open_channel(a, b, terms, deposit=channel.deposit, peer_deposit=channel.peer_deposit)
@@ -134,7 +136,7 @@ class Channels:
 
     async def _write(self, body: dict[str, Any], channel: ChannelObject, s: ChannelSnapshot, plan: Plan) -> None:
         fields: dict[str, Any] = {}
-        newest = self._desk.newest(channel.channel)
+        newest = self._desk.newest(channel.channel, channel.session)
         if newest is not None:
             state = newest.state
             fields = {

@@ -10,7 +10,7 @@ from typing import Any
 from veilpod.control.agent_links import AgentLinks
 from veilpod.control.channel_desk import ChannelDesk
 from veilpod.control.compute_sandbox import Sandboxes, honoured
-from veilpod.control.compute_view import Assignment, View, channel_name
+from veilpod.control.compute_view import CHANNEL_LABEL, Assignment, View, channel_name, label_of
 from veilpod.control.context import Context
 from veilpod.control.facts_store import FactsStore
 from veilpod.control.status import FINALIZER, set_finalizer
@@ -77,14 +77,18 @@ class Effects:
 
     async def _create_channels(self, assignment: Assignment) -> None:
         spec, owners = honoured(assignment), await self._view.owners(assignment.task)
-        terms = specs.channel_terms(assignment.task)
+        terms = specs.channel_terms(assignment.requester, spec.payment)
         for peer in spec.peers(assignment.index):
             a, b = order(owners[assignment.index], owners[peer])
             channel = channel_id(a, b, terms)
             body = {
                 "metadata": {
-                    "name": channel_name(channel),
-                    "labels": {sandbox_pod.ASSIGNMENT_LABEL: assignment.name, "app.kubernetes.io/managed-by": "veilpod"},
+                    "name": channel_name(channel, assignment.task),
+                    "labels": {
+                        sandbox_pod.ASSIGNMENT_LABEL: assignment.name,
+                        CHANNEL_LABEL: label_of(channel),
+                        "app.kubernetes.io/managed-by": "veilpod",
+                    },
                     "finalizers": [FINALIZER],
                 },
                 "spec": {
@@ -95,6 +99,7 @@ class Effects:
                     "lane": terms.lane,
                     "challengePeriod": terms.challenge_period,
                     "penaltyBps": terms.penalty_bps,
+                    "session": await self._view.free_session(channel, assignment.name),
                     "deposit": str(spec.payment.channel_deposit),
                     "peerDeposit": str(spec.payment.channel_deposit),
                     "assignment": assignment.name,

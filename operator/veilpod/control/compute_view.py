@@ -10,23 +10,28 @@ from veilpod.control.context import Context
 from veilpod.control.facts_store import FactsStore, Remembered
 from veilpod.control.policies import observe_policies
 from veilpod.control.recent import Recent
-from veilpod.control.status import has_finalizer, is_deleting, seen, together
-from veilpod.core.canonical import from_hex
+from veilpod.control.status import has_finalizer, holds, is_deleting, seen, together
+from veilpod.core.canonical import from_hex, keccak256
 from veilpod.core.channel.machine import Party
 from veilpod.core.channel.rules import Link
-from veilpod.core.channel.state import channel_id, opening_state, order
+from veilpod.core.channel.state import opening_state
 from veilpod.core.entities import ChainChannel, ChainTask, ChannelPhase, ChannelTerms, TaskPhase
 from veilpod.core.ids import Address, ChannelId, PodUid, ServerIndex, TaskId
+from veilpod.core.keys import parse_address
 from veilpod.core.kinds import PODS, RUNTIME_CLASSES, SANDBOX_CLASSES, STATE_CHANNELS
 from veilpod.core.sandbox_class import SandboxClass, check_fits, parse_sandbox_class
 from veilpod.core.task import spec as specs
+from veilpod.core.task.conditions import Type
 from veilpod.core.task.facts import Facts
 from veilpod.core.task.pods import read_pod
 from veilpod.core.task.snapshot import ChannelSeen, ChannelSnapshot, PodSeen, Policies, Refusal, Seen, ServerSnapshot, Unknown
 from veilpod.core.typed_data import Domain
-from veilpod.errors import ChainUnavailable, InvalidInput, ProtocolViolation, Refused
+from veilpod.errors import ChainUnavailable, InvalidInput, ProtocolViolation, Refused, Transient
 
 ASSIGNMENT_LABEL = "veilpod.dev/assignment"
+CHANNEL_LABEL = "veilpod.dev/channel"
+# Without an object nothing of ours was sent: the object comes first.
+NEVER_OPENED = ChainChannel(id=ChannelId(b""), phase=ChannelPhase.NONE, epoch=0, sequence=0, deadline=0, balance_a=0, balance_b=0)
 POLICIES_SECONDS = 2.0
 CLASSES_SECONDS = 10.0
 
@@ -37,6 +42,7 @@ class Assignment:
 
     name: str
     task: TaskId
+    requester: Address
     index: ServerIndex
     spec: specs.TaskSpec | Refusal
     offered: SandboxClass | None
@@ -51,6 +57,7 @@ class ChannelObject:
     a: Address
     b: Address
     terms: ChannelTerms
+    session: int
     deposit: int
     peer_deposit: int
     assignment: str
@@ -88,7 +95,7 @@ class View:
             # What was countersigned is honoured, whatever became of the class since.
             if not facts.statement:
                 spec = Refusal(reason=error.reason, message=str(error))
-        return Assignment(name=name, task=task, index=index, spec=spec, offered=offered)
+        return Assignment(name=name, task=task, requester=parse_address(fields["requester"]), index=index, spec=spec, offered=offered)
 
     async def observe(self, body: Mapping[str, Any], assignment: Assignment, desk: ChannelDesk) -> ServerSnapshot:
         """Look at everything that one assignment's decision needs."""
@@ -161,20 +168,29 @@ class View:
     async def _channels(self, assignment: Assignment, desk: ChannelDesk) -> tuple[ChannelSeen, ...]:
         if isinstance(assignment.spec, Refusal) or not (peers := assignment.spec.peers(assignment.index)):
             return ()
-        own, owners = assignment.index, await seen(self.owners(assignment.task))
-        if isinstance(owners, Unknown) or not owners:
-            return tuple(ChannelSeen(peer=peer, chain=Unknown("ChainUnavailable"), exists=True) for peer in peers)
-        terms = specs.channel_terms(assignment.task)
-        ids = [channel_id(*order(owners[own], owners[peer]), terms) for peer in peers]
-        chain = await together(*(seen(self._context.reader.channel(channel)) for channel in ids))
-        exists = await together(*(self._exists(channel) for channel in ids))
-        return tuple(
-            ChannelSeen(peer=peer, chain=found, exists=there, final=_final(desk, channel, found))
-            for peer, channel, found, there in zip(peers, ids, chain, exists, strict=True)
-        )
+        objects = {channel.peer: channel for channel in map(parse_channel, await self._objects(ASSIGNMENT_LABEL, assignment.name))}
+        return tuple(await together(*(self._channel(peer, objects.get(peer), desk) for peer in peers)))
 
-    async def _exists(self, channel: ChannelId) -> bool:
-        return await self._context.cluster.get(STATE_CHANNELS, channel_name(channel), namespace=self._context.config.namespace) is not None
+    async def _channel(self, peer: ServerIndex, channel: ChannelObject | None, desk: ChannelDesk) -> ChannelSeen:
+        if channel is None:
+            return ChannelSeen(peer=peer, chain=NEVER_OPENED, exists=False)
+        return ChannelSeen(peer=peer, chain=await self._look_at(channel), exists=True, final=_final(desk, channel))
+
+    async def _look_at(self, channel: ChannelObject) -> Seen[ChainChannel]:
+        found: Seen[ChainChannel] = await seen(self._context.reader.channel(channel.channel))
+        return found if isinstance(found, Unknown) else found.within(channel.session)
+
+    async def _objects(self, label: str, value: str) -> list[dict[str, Any]]:
+        return await self._context.cluster.list_all(STATE_CHANNELS, namespace=self._context.config.namespace, labels={label: value})
+
+    async def free_session(self, channel: ChannelId, assignment: str) -> int:
+        """The session of a channel that an assignment may open. Raises Transient while another assignment has it."""
+        session = (await self._context.reader.channel(channel)).next_session
+        for body in await self._objects(CHANNEL_LABEL, label_of(channel)):
+            other = parse_channel(body)
+            if other.assignment != assignment and other.session >= session and not holds(body, Type.SETTLED):
+                raise Transient("an earlier task of the same requester still has this channel", retry_after=5)
+        return session
 
     # -- one channel
 
@@ -182,11 +198,11 @@ class View:
         """Look at everything that one channel's decision needs."""
         known: Remembered | None = self._facts.find(channel.assignment)
         task: Seen[ChainTask] = Unknown("AssignmentUnknown")
-        chain, now = await together(seen(self._context.reader.channel(channel.channel)), seen(self._context.reader.now()))
+        chain, now = await together(self._look_at(channel), seen(self._context.reader.now()))
         if known is not None:
             task = await seen(self._context.reader.task(known.task))
         facts = known.facts if known else Facts()
-        newest = desk.newest(channel.channel)
+        newest = desk.newest(channel.channel, channel.session)
         over = not isinstance(task, Unknown) and task.phase in (TaskPhase.COMPLETED, TaskPhase.CLOSED)
         clock = 0 if isinstance(now, Unknown) else now
         since = self._settling.setdefault(channel.name, clock) if over and facts.destroyed and clock else clock
@@ -200,7 +216,7 @@ class View:
             wanted=known is not None and not facts.ending_since and not facts.destroyed,
             destroyed=bool(facts.destroyed),
             newest=newest.state.version if newest else 0,
-            final=_final(desk, channel.channel, chain),
+            final=_final(desk, channel),
             settling_for=max(clock - since, 0),
             deleting=is_deleting(body),
             finalizer=has_finalizer(body),
@@ -215,39 +231,44 @@ class View:
         spec, owners = specs.decode_spec(task.spec), await self.owners(known.task)
         if peer not in spec.peers(known.index):
             raise Refused("NoSuchPeer", f"server {peer} is no peer of this sandbox")
-        a, b = order(owners[known.index], owners[peer])
-        channel = channel_id(a, b, specs.channel_terms(known.task))
-        chain = await self._context.reader.channel(channel)
-        if chain.phase in (ChannelPhase.NONE, ChannelPhase.OPENING):
+        channel = next((found for found in map(parse_channel, await self._objects(ASSIGNMENT_LABEL, name)) if found.peer == peer), None)
+        chain = Unknown("NotObserved") if channel is None else await self._look_at(channel)
+        if channel is None or isinstance(chain, Unknown) or chain.phase in (ChannelPhase.NONE, ChannelPhase.OPENING):
             raise ChainUnavailable("the channel is not seen open yet")  # whoever published the key saw it: our view is behind
         if chain.phase is not ChannelPhase.OPEN:
             raise Refused("ChannelNotOpen", "the channel is not open (any more)")
         signers = known.facts.agent.meeting.signers
         ours, theirs = signers[known.index], signers[peer]
-        is_a = a == owners[known.index]
+        is_a = channel.a == owners[known.index]
         deposit = spec.payment.channel_deposit
         return Line(
             assignment=name,
             peer=peer,
             link=Link(
-                channel=channel,
+                channel=channel.channel,
                 domain=self.domain,
                 task=known.task,
                 servers=(min(known.index, peer), max(known.index, peer)),
-                a=a,
-                b=b,
+                a=channel.a,
+                b=channel.b,
                 sandbox_a=ours if is_a else theirs,
                 sandbox_b=theirs if is_a else ours,
                 price=spec.payment.per_transfer_mib,
             ),
+            terms=channel.terms,
             party=Party.A if is_a else Party.B,
-            opening=opening_state(epoch=chain.epoch, deposit_a=deposit, deposit_b=deposit),
+            opening=opening_state(epoch=channel.session, deposit_a=deposit, deposit_b=deposit),
         )
 
 
-def channel_name(channel: ChannelId) -> str:
-    """The deterministic name of a StateChannel."""
-    return f"sc-{channel.hex()[:32]}"
+def channel_name(channel: ChannelId, task: TaskId) -> str:
+    """The deterministic name of a StateChannel, the same on both sides: one for each task that uses the channel."""
+    return f"sc-{keccak256(channel + task).hex()[:32]}"
+
+
+def label_of(channel: ChannelId) -> str:
+    """A channel's id as far as a label's value can hold it."""
+    return channel.hex()[:32]
 
 
 def parse_channel(body: Mapping[str, Any]) -> ChannelObject:
@@ -262,6 +283,7 @@ def parse_channel(body: Mapping[str, Any]) -> ChannelObject:
         a=fields["a"],
         b=fields["b"],
         terms=terms,
+        session=int(fields["session"]),
         deposit=int(fields["deposit"]),
         peer_deposit=int(fields["peerDeposit"]),
         assignment=fields["assignment"],
@@ -279,8 +301,6 @@ def _spec(fields: Mapping[str, Any], index: ServerIndex) -> specs.TaskSpec:
     return spec
 
 
-def _final(desk: ChannelDesk, channel: ChannelId, chain: Seen[ChainChannel]) -> bool:
-    newest = desk.newest(channel)
-    if newest is None or not (newest.final and newest.complete):
-        return False
-    return isinstance(chain, Unknown) or newest.state.epoch == chain.epoch
+def _final(desk: ChannelDesk, channel: ChannelObject) -> bool:
+    newest = desk.newest(channel.channel, channel.session)
+    return newest is not None and newest.final and newest.complete

@@ -9,12 +9,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from veilpod.control.attempts import Attempts
 from veilpod.control.context import Context
 from veilpod.control.status import has_finalizer, is_deleting, seen, together
 from veilpod.control.store_link import StoreLink
 from veilpod.core import meeting
-from veilpod.core.channel.state import channel_id, order
-from veilpod.core.entities import ChainChannel, ChainTask, Node, Role, TaskPhase
+from veilpod.core.entities import ChainChannel, ChainTask, ChannelPhase, Node, Role, TaskPhase
 from veilpod.core.ids import Address, ChannelId, NodeId, ServerIndex, TaskId
 from veilpod.core.result import result_hash_of_digest
 from veilpod.core.task import candidates, manifest
@@ -41,11 +41,11 @@ class Memory:
 class View:
     """Observes tasks."""
 
-    def __init__(self, context: Context, mailbox: StoreLink, node: NodeId) -> None:
-        self._context, self._mailbox, self._node = context, mailbox, node
+    def __init__(self, context: Context, mailbox: StoreLink, node: NodeId, attempts: Attempts) -> None:
+        self._context, self._mailbox, self._node, self._attempts = context, mailbox, node, attempts
         self.domain = Domain(chain_id=context.config.chain.chain_id, contract=context.config.chain.scheduler)
 
-    async def observe(self, body: Mapping[str, Any], memory: Memory, attempted_until: int | None) -> TaskSnapshot:
+    async def observe(self, body: Mapping[str, Any], memory: Memory) -> TaskSnapshot:
         """Look at everything that one task's decision needs."""
         task_id = specs.task_id(self._context.writer.address, body["metadata"]["uid"])
         task, now = await together(seen(self._context.reader.task(task_id)), seen(self._context.reader.now()))
@@ -56,7 +56,7 @@ class View:
         channels: Seen[tuple[ChainChannel, ...]] = Unknown("ChainUnavailable")
         if not isinstance(task, Unknown) and not isinstance(now, Unknown):
             if task.phase is TaskPhase.NONE:
-                intent = await self._intent(body, now)
+                intent = await self._intent(body, task_id, now)
             else:
                 spec = specs.decode_spec(task.spec)
             if task.phase is TaskPhase.REQUESTED and spec:
@@ -69,7 +69,7 @@ class View:
             deleting=is_deleting(body),
             finalizer=has_finalizer(body),
             intent=intent,
-            attempted_until=attempted_until,
+            attempted_until=self._attempts.until(task_id),
             failure=Failure(stage=failure["stage"], code=failure["code"]) if failure else None,
             task=task,
             chain_now=now,
@@ -88,22 +88,33 @@ class View:
 
     # -- before the request
 
-    async def _intent(self, body: Mapping[str, Any], now: int) -> Seen[Intent | Refusal]:
+    async def _intent(self, body: Mapping[str, Any], task: TaskId, now: int) -> Seen[Intent | Refusal]:
         try:
             wanted = manifest.parse_manifest(body["spec"])
-            return await seen(self._complete(wanted, now))
+            return await seen(self._complete(wanted, task, now))
         except InvalidInput as error:
             return Refusal(reason=error.reason, message=str(error))
 
-    async def _complete(self, wanted: manifest.Manifest, now: int) -> Intent | Refusal:
+    async def _complete(self, wanted: manifest.Manifest, task: TaskId, now: int) -> Intent | Refusal:
         reader, writer = self._context.reader, self._context.writer
         found = await together(*(reader.resources_named(name) for name in wanted.datasets))
-        spec = manifest.complete(wanted, dict(zip(wanted.datasets, found, strict=True)), mailbox=self._node)
+        lane = await self._attempts.lane(task, lambda other, until: self._is_over(other, until, now))
+        spec = manifest.complete(wanted, dict(zip(wanted.datasets, found, strict=True)), mailbox=self._node, lane=lane)
         if await reader.balance(writer.address) < wanted.budget:
             return Refusal(reason="InsufficientFunds", message="the operator's account holds less than payment.budget: top it up")
         nodes, free = await self._servers()
         stake = candidates.stake_for(nodes, count=len(spec.servers), wanted=spec.payment.per_server, free=free, now=now)
         return Intent(spec=spec.encode(), terms=specs.make_terms(spec, now=now, stake=stake), budget=wanted.budget)
+
+    async def _is_over(self, task_id: TaskId, until: int, now: int) -> bool:
+        """Whether a task of ours, whose object may be gone, uses no channel any more: its lane is free."""
+        task = await self._context.reader.task(task_id)
+        if task.phase is TaskPhase.NONE:
+            return now > until  # a request that was sent cannot land any more
+        if task.phase not in (TaskPhase.COMPLETED, TaskPhase.CLOSED):
+            return False
+        channels = await self._read_channels(task, specs.decode_spec(task.spec), Memory()) if task.compute else ()
+        return all(channel.phase in (ChannelPhase.NONE, ChannelPhase.CLOSED) for channel in channels)
 
     async def _servers(self) -> tuple[Sequence[Node], dict[Address, int]]:
         nodes = await self._context.reader.directory(Role.COMPUTE)
@@ -195,8 +206,7 @@ class View:
         return found
 
     async def _read_channels(self, task: ChainTask, spec: specs.TaskSpec, memory: Memory) -> tuple[ChainChannel, ...]:
-        owners, terms = await self.owners(task, memory), specs.channel_terms(task.id)
-        memory.channels = tuple(channel_id(*order(owners[one], owners[two]), terms) for one, two in spec.links)
+        memory.channels = specs.channels_of(task.requester, spec, await self.owners(task, memory))
         return tuple(await together(*(self._context.reader.channel(channel) for channel in memory.channels)))
 
 

@@ -85,6 +85,12 @@ def has_finalizer(body: Mapping[str, Any]) -> bool:
     return FINALIZER in body["metadata"].get("finalizers", [])
 
 
+def holds(body: Mapping[str, Any], kind: conditions.Type) -> bool:
+    """Whether an object's status has a condition as True."""
+    found = conditions.parse((body.get("status") or {}).get("conditions", ()))
+    return any(condition.type is kind and condition.status is Status.TRUE for condition in found)
+
+
 def is_deleting(body: Mapping[str, Any]) -> bool:
     """Whether somebody asked for the object's deletion."""
     return "deletionTimestamp" in body["metadata"]

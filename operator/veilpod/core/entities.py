@@ -148,6 +148,18 @@ class ChainChannel:
         """The state that stands on chain."""
         return channel_version(self.epoch, self.sequence)
 
+    def within(self, session: int) -> "ChainChannel":
+        """What the channel is to one session of it: nothing before it was opened, closed once a later one is."""
+        if self.epoch == session:
+            return self
+        phase = ChannelPhase.NONE if self.epoch < session else ChannelPhase.CLOSED
+        return ChainChannel(id=self.id, phase=phase, epoch=session, sequence=0, deadline=0, balance_a=0, balance_b=0)
+
+    @property
+    def next_session(self) -> int:
+        """The session that an opening now begins, or the one that is under way."""
+        return self.epoch + 1 if self.phase in (ChannelPhase.NONE, ChannelPhase.CLOSED) else self.epoch
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ChainEvent:

@@ -15,7 +15,7 @@ from veilpod.control.channel_desk import ChannelDesk, Line
 from veilpod.control.compute_channels import Channels
 from veilpod.control.compute_effects import Effects
 from veilpod.control.compute_sweep import TASKS, Sweep, task_key
-from veilpod.control.compute_view import ASSIGNMENT_LABEL, Assignment, View, channel_name
+from veilpod.control.compute_view import ASSIGNMENT_LABEL, Assignment, View
 from veilpod.control.context import Context
 from veilpod.control.facts_store import FactsStore
 from veilpod.control.nodes import ensure_node, keep_alive
@@ -34,7 +34,6 @@ from veilpod.core.task.decide import decide_assignment
 from veilpod.core.task.facts import Facts, Failure
 from veilpod.core.task.plan import Effect, Plan
 from veilpod.core.task.snapshot import ServerSnapshot, Unknown
-from veilpod.core.task.spec import channel_terms
 from veilpod.errors import ChainRejected, InsufficientFunds, PeerUnavailable, ProtocolViolation, Refused, Terminal, Transient
 from veilpod.net import demonstration
 
@@ -102,8 +101,8 @@ class ComputeRole:
 
     def interested(self, event: ChainEvent) -> Iterable[Key]:
         if event.contract == "ChannelManager":
-            yield Key(kind=STATE_CHANNELS.plural, name=channel_name(ChannelId(event.subject)))
-            if assignment := self._channels.assignment_of(ChannelId(event.subject)):
+            for channel, assignment in self._channels.using(ChannelId(event.subject)):
+                yield Key(kind=STATE_CHANNELS.plural, name=channel)
                 yield Key(kind=TASK_ASSIGNMENTS.plural, name=assignment)
         elif event.contract == "TaskScheduler":
             task = TaskId(event.subject)
@@ -121,7 +120,7 @@ class ComputeRole:
         self._context.enqueue(Key(kind=TASK_ASSIGNMENTS.plural, name=name))
 
     def _guard(self, line: Line, signed: Signed) -> None:
-        self._towers.offer(Place(a=line.link.a, b=line.link.b, terms=channel_terms(line.link.task)), signed)
+        self._towers.offer(Place(a=line.link.a, b=line.link.b, terms=line.terms), signed)
 
     async def _watch_pods(self) -> None:
         namespace, labels = self._context.config.sandbox_namespace, {"veilpod.dev/component": "sandbox"}

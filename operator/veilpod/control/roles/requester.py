@@ -5,16 +5,14 @@ registered node (role PROVIDER) that sandboxes reach through the onion network.
 """
 
 import dataclasses
-import json
 import logging
-import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from veilpod.chain.files import private_directory, write_atomically
 from veilpod.control import status
+from veilpod.control.attempts import Attempts
 from veilpod.control.context import Context
 from veilpod.control.directory import relay_directory, service_endpoint
 from veilpod.control.nodes import ensure_node, keep_alive
@@ -59,7 +57,7 @@ class RequesterRole:
             on_event=self._on_mailbox,
             on_ready=self._on_mailbox_ready,
         )
-        self._attempts = _Attempts(context.config.state_dir / "requester")
+        self._attempts = Attempts(context.config.state_dir / "requester")
         self._memory: dict[str, Memory] = {}
         self._names: dict[TaskId, str] = {}
         self._of_channel: dict[ChannelId, str] = {}
@@ -68,7 +66,7 @@ class RequesterRole:
     async def start(self) -> None:
         endpoint = await service_endpoint(self._context, self._context.config.mailbox_service)
         node = await ensure_node(self._context, role=NodeRole.PROVIDER, endpoint=endpoint)
-        self._view = View(self._context, self._mailbox, node)
+        self._view = View(self._context, self._mailbox, node, self._attempts)
         self._context.tasks.start("requester.heartbeat", lambda: keep_alive(self._context, node))
         self._context.tasks.start("requester.mailbox", self._mailbox.run)
 
@@ -116,14 +114,14 @@ class RequesterRole:
                 return plan.requeue_after
             await self._act(body, snapshot, memory, plan)
             if any(isinstance(effect, do.RemoveFinalizer) for effect in plan.effects):
-                self._attempts.forget(body["metadata"]["uid"])
+                self._attempts.forget(snapshot.id)
                 return None
             before = plan.effects
         return 1.0
 
     async def _observe(self, name: str, body: dict[str, Any]) -> tuple[TaskSnapshot, Memory]:
         memory = self._memory.setdefault(name, Memory())
-        snapshot = await self._view.observe(body, memory, self._attempts.until(body["metadata"]["uid"]))
+        snapshot = await self._view.observe(body, memory)
         self._names[snapshot.id] = name
         self._of_channel |= dict.fromkeys(memory.channels, name)
         return snapshot, memory
@@ -156,9 +154,10 @@ class RequesterRole:
             case do.RemoveFinalizer():
                 await status.set_finalizer(context, COMPUTE_TASKS, body, present=False)
             case do.RequestTask(intent=intent):
-                uid = body["metadata"]["uid"]
-                self._attempts.note(uid, intent.terms.schedule_by)
-                await writer.request(salt=specs.request_salt(uid), spec=intent.spec, terms=intent.terms, value=intent.budget)
+                self._attempts.note(task, intent.terms.schedule_by)
+                await writer.request(
+                    salt=specs.request_salt(body["metadata"]["uid"]), spec=intent.spec, terms=intent.terms, value=intent.budget
+                )
             case do.AssignServers(compute=compute):
                 assert snapshot.spec
                 await writer.assign(task, compute, snapshot.spec.stores)
@@ -204,29 +203,6 @@ class RequesterRole:
         self._memory.pop(name, None)
         self._names = {task: known for task, known in self._names.items() if known != name}
         self._of_channel = {channel: known for channel, known in self._of_channel.items() if known != name}
-
-
-class _Attempts:
-    """Which requests were sent, and until when they may still land: on disk before the transaction leaves."""
-
-    def __init__(self, directory: pathlib.Path) -> None:
-        private_directory(directory)
-        self._directory = directory
-
-    def until(self, uid: str) -> int | None:
-        try:
-            return int(json.loads(self._path(uid).read_bytes())["scheduleBy"])
-        except FileNotFoundError:
-            return None
-
-    def note(self, uid: str, schedule_by: int) -> None:
-        write_atomically(self._path(uid), json.dumps({"scheduleBy": schedule_by}).encode())
-
-    def forget(self, uid: str) -> None:
-        self._path(uid).unlink(missing_ok=True)
-
-    def _path(self, uid: str) -> pathlib.Path:
-        return self._directory / f"{uid}.json"
 
 
 def _key(name: str) -> Key:

@@ -56,11 +56,12 @@ def parse_manifest(spec: Mapping[str, Any]) -> Manifest:
         raise InvalidInput("InvalidSpec", f"spec is incomplete or of another version: {error}") from error
 
 
-def complete(manifest: Manifest, resources: Mapping[str, Sequence[Resource]], *, mailbox: NodeId) -> specs.TaskSpec:
-    """Resolve the data sets (name -> what the registry lists under it) and the mailbox. Raises InvalidInput."""
+def complete(manifest: Manifest, resources: Mapping[str, Sequence[Resource]], *, mailbox: NodeId, lane: int = 0) -> specs.TaskSpec:
+    """Resolve the data sets (name -> what the registry lists under it), the mailbox and the lane. Raises InvalidInput."""
     draft = manifest.draft
     inputs = tuple(_resolve(item, resources[item.dataset], _index_of(draft, item.role, item.index)) for item in manifest.inputs)
-    spec = dataclasses.replace(draft, inputs=inputs, result=dataclasses.replace(draft.result, mailbox=mailbox))
+    result, payment = dataclasses.replace(draft.result, mailbox=mailbox), dataclasses.replace(draft.payment, lane=lane)
+    spec = dataclasses.replace(draft, inputs=inputs, result=result, payment=payment)
     try:
         specs.check_spec(spec)
     except ProtocolViolation as error:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from veilpod.core.canonical import keccak256, parse_canonical
+from veilpod.core.channel.state import channel_id, order
 from veilpod.core.entities import ChannelTerms, Terms
 from veilpod.core.fields import Fields, address_bytes
-from veilpod.core.ids import Address, NodeId, ResourceId, ServerIndex, TaskId
+from veilpod.core.ids import Address, ChannelId, NodeId, ResourceId, ServerIndex, TaskId
 from veilpod.core.task.spec_values import (
     Deadlines,
     Input,
@@ -38,6 +39,7 @@ __all__ = [
     "Topology",
     "assignment_name",
     "channel_terms",
+    "channels_of",
     "check_spec",
     "decode_spec",
     "make_terms",
@@ -48,6 +50,7 @@ __all__ = [
 ]
 
 MAX_SERVERS = 16
+MAX_LANES = 1 << 32
 DEADLINE_SPACING = 60  # seconds
 TOPOLOGIES = frozenset({"None", "Star", "Mesh"})
 RELAY_POLICIES = frozenset({"Any", "InCluster"})
@@ -83,6 +86,7 @@ def decode_spec(data: bytes) -> TaskSpec:
             per_server=_wei(payment, "perServer"),
             per_transfer_mib=_wei(payment, "perTransferMiB"),
             channel_deposit=_wei(payment, "channelDeposit"),
+            lane=payment.integer("lane", maximum=MAX_LANES - 1),
         ),
         deadlines=_deadlines(top.fields("deadlines")),
         quorum=_quorum(top.fields("quorum")),
@@ -131,10 +135,20 @@ def make_terms(spec: TaskSpec, *, now: int, stake: int) -> Terms:
     )
 
 
-def channel_terms(task: TaskId) -> ChannelTerms:
-    """The terms of every channel of a task: its own lane, the chain's coin, an hour to answer a challenge, a tenth at stake in one."""
-    lane = int.from_bytes(task, "big") & ((1 << 48) - 1)
+def channel_terms(requester: Address, payment: Payment) -> ChannelTerms:
+    """The terms of every channel of a task: the chain's coin, an hour to answer a challenge, a tenth at stake in one.
+
+    The lane on chain is the low 48 bits of keccak256(requester || lane:32): the requester's next task between the same servers opens
+    the same channels again, and no other requester's task is in its way.
+    """
+    lane = int.from_bytes(keccak256(address_bytes(requester) + payment.lane.to_bytes(4, "big"))[-6:], "big")
     return ChannelTerms(asset=NATIVE, lane=lane, challenge_period=CHALLENGE_SECONDS, penalty_bps=PENALTY_BPS)
+
+
+def channels_of(requester: Address, spec: TaskSpec, owners: Sequence[Address]) -> tuple[ChannelId, ...]:
+    """The ids of a task's channels, one for each link. `owners`: the servers' accounts, by index."""
+    terms = channel_terms(requester, spec.payment)
+    return tuple(channel_id(*order(owners[one], owners[two]), terms) for one, two in spec.links)
 
 
 def task_id(requester: Address, uid: str) -> TaskId:

@@ -63,11 +63,12 @@ class ResultSpec:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Payment:
-    """Wei."""
+    """Wei. `lane`: which of the requester's channels between two servers is used; tasks that run side by side have different ones."""
 
     per_server: int
     per_transfer_mib: int
     channel_deposit: int
+    lane: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +164,7 @@ class TaskSpec:
                 "perServer": str(self.payment.per_server),
                 "perTransferMiB": str(self.payment.per_transfer_mib),
                 "channelDeposit": str(self.payment.channel_deposit),
+                "lane": self.payment.lane,
             },
             "deadlines": dataclasses.asdict(self.deadlines),
             "quorum": {"role": self.quorum.role, "min": self.quorum.min},

@@ -10,7 +10,7 @@ from tests.unit.core.task.world import a_spec
 
 from veilpod.core.canonical import keccak256
 from veilpod.core.entities import Resource
-from veilpod.core.ids import Address, NodeId, ResourceId, TaskId
+from veilpod.core.ids import Address, NodeId, ResourceId
 from veilpod.core.keys import checksum_address
 from veilpod.core.sealing import HybridPrivateKey, recipient_text
 from veilpod.core.task import manifest
@@ -125,5 +125,12 @@ def test_the_quorum_decides_who_is_needed() -> None:
     assert specs.needed(dataclasses.replace(spec, quorum=specs.Quorum()), [1])
 
 
-def test_a_channel_has_the_tasks_own_lane() -> None:
-    assert specs.channel_terms(TaskId(bytes(26) + b"\xff" * 6)).lane == (1 << 48) - 1
+def test_each_requester_has_lanes_of_its_own_and_a_channel_keeps_its_id_in_one() -> None:
+    spec = a_spec()
+    other = dataclasses.replace(spec, payment=dataclasses.replace(spec.payment, lane=1))
+    stranger = Address("0x" + "06" * 20)
+    owners = [Address("0x" + f"{index:02x}" * 20) for index in (7, 8, 9)]
+    assert specs.channels_of(OWNER, spec, owners) == specs.channels_of(OWNER, dataclasses.replace(spec, hops=5), owners)
+    ids = [*specs.channels_of(OWNER, spec, owners), *specs.channels_of(OWNER, other, owners), *specs.channels_of(stranger, spec, owners)]
+    assert len(set(ids)) == len(ids) == 3 * len(spec.links)
+    assert specs.channel_terms(OWNER, other.payment).lane < 1 << 48

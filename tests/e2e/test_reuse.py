@@ -1,0 +1,64 @@
+"""Two tasks between the same servers, one after the other: the second opens the first one's channels again."""
+
+import asyncio
+import pathlib
+from typing import Any
+
+import pytest
+from demo import chain
+from demo.parties import REQUESTER, SERVERS
+from demo.stage import Stage
+
+from tests.support import cheating, playing
+from veilpod.core.keys import signing_key
+from veilpod.errors import ChainRejected
+
+pytestmark = pytest.mark.e2e
+
+CHEAPER = 65_000  # gas of both transactions that open a channel; the first time they cost 75,848 (make bench-contracts)
+ENDLESS = [  # it computes until it is stopped
+    {"name": "hub", "replicas": 1, "args": ["aggregate", "--rounds", "100000"]},
+    {"name": "site", "replicas": 2, "args": ["train"]},
+]
+
+
+def sessions(stage: Stage, name: str) -> dict[str, tuple[int, str]]:
+    """A task's channels: in which session, and the party a."""
+    task = stage.cluster.get("computetask", name, "-n", REQUESTER.name)["status"]["taskId"]
+    items = [item["spec"] for server in SERVERS for item in stage.cluster.get("statechannel", "-n", server.name)["items"]]
+    return {spec["channelId"]: (spec["session"], spec["a"]) for spec in items if spec["assignment"].startswith(f"ta-{task[2:18]}-")}
+
+
+def opening_gas(stage: Stage, web3: Any, first: int) -> dict[tuple[str, int], int]:
+    ledger = playing.ledger(stage, web3, first)
+    gas = {transaction["hash"]: transaction["gas"] for transaction in ledger.transactions()}
+    found: dict[tuple[str, int], int] = {}
+    for event in ledger.events("channels"):
+        if event["name"] in ("Opening", "Opened"):
+            key = "0x" + event["args"]["channelId"].hex(), event["channel"].epoch
+            found[key] = found.get(key, 0) + gas[event["transaction"].to_0x_hex()]
+    return found
+
+
+def test_a_second_task_opens_the_channels_again_for_less_and_no_state_of_the_first_counts(stage: Stage, tmp_path: pathlib.Path) -> None:
+    with chain.reachable(stage.cluster) as web3:
+        first = web3.eth.block_number
+        playing.start(stage, "once")
+        playing.reached(stage, "once", "Settled")
+        before = sessions(stage, "once")
+        playing.start(stage, "again", roles=ENDLESS)
+        playing.reached(stage, "again", "InputsVerified")
+        shared = {channel: found for channel, found in sessions(stage, "again").items() if channel in before}
+        assert shared, "two stars between three servers share a pair"
+        gas = opening_gas(stage, web3, first)
+        for channel, (session, a) in shared.items():
+            assert session == before[channel][0] + 1
+            assert gas[channel, session] < CHEAPER
+            server = next(server for server in SERVERS if server.address == a)
+            states = cheating.signed_by(stage, server, channel, tmp_path / channel)
+            old = max((signed for signed in states if signed.state.epoch == session - 1), key=lambda signed: signed.state.version)
+            place, key = cheating.place_of(stage, server, channel), signing_key(server.key_file.read_text())
+            with pytest.raises(ChainRejected):
+                asyncio.run(cheating.challenge(chain.url(web3), stage, key, place, old, tmp_path / f"cheater-{channel}"))
+        playing.forget(stage, "again")
+        assert playing.ledger(stage, web3, first).balances()["equation"]["holds"]
