@@ -49,7 +49,7 @@ STEPS = (
     Step(name="cluster build", command=(f"{BIN}/python", "-m", "localcluster", "build")),
     Step(
         name="end to end",
-        command=(f"{BIN}/pytest", "-m", "e2e", "--numprocesses=2", "--dist=loadgroup", "--durations=25", "tests/e2e"),
+        command=(f"{BIN}/pytest", "-m", "e2e", "--numprocesses=2", "--dist=loadfile", "--durations=25", "tests/e2e"),
         cluster=True,
     ),
     Step(name="contracts", command=("contracts/tools/test",)),
