@@ -101,9 +101,22 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
         uint8 servers;
         uint8 stores;
         uint192 ids; // compute ids, then store ids: the first six
+        bool inToken; // escrow and pay are in `token`; with the phase, so that a task in the chain's coin reads no word more
         // The result overwrites the key: invalidating the key cannot be forgotten.
         bytes32 keyOrResult;
         uint256[(MAX_SERVERS + MAX_STORES - FIRST_IDS + IDS_PER_WORD - 1) / IDS_PER_WORD] moreIds;
+        address token;
+    }
+
+    /// Terms as they come, not yet checked to fit their types: `_pack` checks them against what they are packed into.
+    struct Words {
+        uint256 servers;
+        uint256 perServer;
+        uint256 stake;
+        uint256 scheduleBy;
+        uint256 keyBy;
+        uint256 completeBy;
+        uint256 reportBy;
     }
 
     struct Stake {
@@ -122,7 +135,7 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
     bool public requestsStopped;
     mapping(bytes32 id => Task) private tasks;
     mapping(address owner => Stake) private stakes;
-    mapping(address owner => uint256) public credit;
+    mapping(address owner => mapping(address asset => uint256)) public credit;
     mapping(uint32 node => Places) private places;
 
     constructor(INodeRegistry registry_) {
@@ -135,22 +148,20 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
 
     /// @inheritdoc ITaskScheduler
     function request(bytes32 salt, bytes calldata spec, Terms calldata terms) external payable returns (bytes32 id) {
-        if (requestsStopped) revert RequestsStopped();
-        (uint256 first, uint256 second) = _pack(terms);
-        assembly ("memory-safe") {
-            mstore(0x00, caller())
-            mstore(0x20, salt)
-            id := keccak256(0x00, 0x40)
-        }
+        return _request(salt, spec, terms, msg.value);
+    }
+
+    /// @inheritdoc ITaskScheduler
+    function requestWithERC20(bytes32 salt, bytes calldata spec, Terms calldata terms, address token, uint256 budget)
+        external
+        lock
+        returns (bytes32 id)
+    {
+        id = _request(salt, spec, terms, budget);
         Task storage t = tasks[id];
-        if (t.requester != address(0)) revert TaskExists(id);
+        (t.inToken, t.token) = (true, token);
 
-        assembly ("memory-safe") {
-            sstore(t.slot, first)
-            sstore(add(t.slot, 1), second)
-        }
-
-        emit Requested(id, msg.sender, spec);
+        Payments.pullToken(token, msg.sender, budget);
     }
 
     /// @inheritdoc ITaskScheduler
@@ -165,7 +176,8 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
         uint256 third = uint256(Phase.Assigned) | (compute.length << 32) | (stores.length << 40)
             | (_packIds(t, compute, stores) << 48);
         assembly ("memory-safe") {
-            sstore(add(t.slot, 2), third)
+            let word := add(t.slot, 2)
+            sstore(word, or(sload(word), third)) // all that can stand there is `inToken`
         }
         _engage(compute, t.stake);
         for (uint256 i; i < stores.length; ++i) {
@@ -239,8 +251,7 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
         t.keyOrResult = resultHash;
 
         emit Completed(id, resultHash);
-        uint256 pay = t.perServer;
-        _settle(t, reported, index, pay, _toRequester(t, reported, pay));
+        _settle(t, reported, index, t.perServer);
     }
 
     /// @inheritdoc ITaskScheduler
@@ -272,13 +283,11 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
 
         // Who was sent home while it worked is paid; who never worked, or stopped by itself, is not.
         uint256 pay = phase == Phase.Running && t.stopping ? t.perServer : 0;
-        uint256 rest = _toRequester(t, reported, pay);
         t.phase = Phase.Closed;
         t.keyOrResult = 0;
 
-        // No chain has 2^96 wei: stakes and escrow were paid in.
-        emit Closed(id, uint96(rest));
-        _settle(t, reported, MAX_SERVERS, pay, rest);
+        // No chain has 2^96 wei, and an escrow fits 80 bits.
+        emit Closed(id, uint96(_settle(t, reported, MAX_SERVERS, pay)));
     }
 
     /*//////////////////////////////////////////////////////////////
@@ -305,14 +314,14 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
     }
 
     /// @inheritdoc ITaskScheduler
-    function withdrawCredit() external lock {
-        uint256 amount = credit[msg.sender];
+    function withdrawCredit(address asset) external lock {
+        uint256 amount = credit[msg.sender][asset];
         if (amount == 0) revert NothingToWithdraw();
 
-        credit[msg.sender] = 0;
+        credit[msg.sender][asset] = 0;
 
-        emit CreditWithdrawn(msg.sender, amount);
-        if (!Payments.tryPushAll(Payments.ETH, msg.sender, amount)) revert AcceptPayment();
+        emit CreditWithdrawn(msg.sender, asset, amount);
+        if (!Payments.tryPushAll(asset, msg.sender, amount)) revert AcceptPayment();
     }
 
     /*//////////////////////////////////////////////////////////////
@@ -336,6 +345,7 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
     function task(bytes32 id) external view returns (TaskView memory v) {
         Task storage t = tasks[id];
         v.requester = t.requester;
+        v.asset = _asset(t);
         v.phase = _phase(t);
         v.stopping = t.stopping;
         v.reported = t.reported;
@@ -368,22 +378,50 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
                              CHECKS ON INPUT
     //////////////////////////////////////////////////////////////*/
 
-    /// @return first @return second the words of a new task: each value is checked to fit its place. Member by member the
-    /// compiler would write them nine times.
-    function _pack(Terms memory terms) private view returns (uint256 first, uint256 second) {
+    /// @dev Writes the first two words of a new task.
+    function _request(bytes32 salt, bytes calldata spec, Terms calldata terms, uint256 budget)
+        private
+        returns (bytes32 id)
+    {
+        if (requestsStopped) revert RequestsStopped();
+        (uint256 first, uint256 second) = _pack(terms, budget);
+        assembly ("memory-safe") {
+            mstore(0x00, caller())
+            mstore(0x20, salt)
+            id := keccak256(0x00, 0x40)
+        }
+        Task storage t = tasks[id];
+        if (t.requester != address(0)) revert TaskExists(id);
+
+        assembly ("memory-safe") {
+            sstore(t.slot, first)
+            sstore(add(t.slot, 1), second)
+        }
+
+        emit Requested(id, msg.sender, spec);
+    }
+
+    /// @return first @return second the words of a new task: each value is checked to fit its place.
+    function _pack(Terms calldata given, uint256 budget) private view returns (uint256 first, uint256 second) {
+        Words calldata terms;
+        assembly ("memory-safe") {
+            terms := given
+        }
         unchecked {
-            if (uint256(terms.servers) - 1 >= MAX_SERVERS) revert ChooseServers(1, MAX_SERVERS);
-            uint256 budget = uint256(terms.servers) * terms.perServer; // 8 bits times 96
-            if (msg.value < budget) revert FundAtLeast(budget);
+            if (terms.servers - 1 >= MAX_SERVERS) revert ChooseServers(1, MAX_SERVERS);
+            if (terms.perServer > type(uint96).max) revert LowerBudget();
+            uint256 least = terms.servers * terms.perServer; // 5 bits times 96
+            if (budget < least) revert FundAtLeast(least);
         }
         // Which a single server's pay then fits too.
-        if (msg.value > type(uint80).max) revert LowerBudget();
+        if (budget > type(uint80).max) revert LowerBudget();
         if (terms.stake > type(uint72).max) revert LowerStake();
         if (terms.scheduleBy <= block.timestamp) revert DeadlinePassed(terms.scheduleBy);
+        if (terms.scheduleBy > type(uint40).max) revert ShortenWindows(MAX_WINDOW);
 
-        first = uint160(msg.sender) | (uint256(terms.servers) << 160) | (uint256(terms.scheduleBy) << 168)
+        first = uint160(msg.sender) | (terms.servers << 160) | (terms.scheduleBy << 168)
             | (_window(terms.scheduleBy, terms.keyBy) << 208) | (_window(terms.keyBy, terms.completeBy) << 232);
-        second = msg.value | (uint256(terms.perServer) << 80) | (uint256(terms.stake) << 160)
+        second = budget | (terms.perServer << 80) | (terms.stake << 160)
             | (_window(terms.completeBy, terms.reportBy) << 232);
     }
 
@@ -493,40 +531,46 @@ contract TaskScheduler is ITaskScheduler, Domain, Lock {
         t.phase = Phase.Closed;
 
         emit Closed(id, t.escrow);
-        _pay(t.requester, t.escrow);
+        _pay(_asset(t), t.requester, t.escrow);
     }
 
     /// @dev All bookkeeping first, then the payments. The phase is final before this is called.
     /// @param callers the index of the server that calls, whose owner need not be asked for; MAX_SERVERS for nobody's.
-    function _settle(Task storage t, uint256 reported, uint256 callers, uint256 pay, uint256 rest) private {
-        uint256 servers = t.servers;
-        address[] memory paid = new address[](servers);
-        for (uint256 i; i < servers; ++i) {
+    /// @return rest what the requester gets of the task's asset: the escrow that is not paid out and, when they are in the same
+    /// asset, the stakes of those who did not report.
+    function _settle(Task storage t, uint256 reported, uint256 callers, uint256 pay) private returns (uint256 rest) {
+        rest = t.escrow;
+        uint256 forfeited;
+        address[] memory paid = new address[](t.servers);
+        for (uint256 i; i < paid.length; ++i) {
             uint32 node = _idAt(t, i);
             address owner = i == callers ? msg.sender : registry.ownerOf(node);
-            if (_has(reported, i)) paid[i] = owner;
-            else _slash(node, owner, t.stake);
+            if (_has(reported, i)) {
+                paid[i] = owner;
+                rest -= pay;
+            } else {
+                _slash(node, owner, t.stake);
+                forfeited += t.stake;
+            }
         }
 
-        for (uint256 i; i < servers; ++i) {
-            if (paid[i] != address(0)) _pay(paid[i], pay);
+        address asset = _asset(t);
+        if (asset == Payments.ETH) (rest, forfeited) = (rest + forfeited, 0);
+        for (uint256 i; i < paid.length; ++i) {
+            if (paid[i] != address(0)) _pay(asset, paid[i], pay);
         }
-        _pay(t.requester, rest);
+        _pay(asset, t.requester, rest);
+        _pay(Payments.ETH, t.requester, forfeited);
     }
 
-    /// @return The escrow that is not paid out, and the stakes of those who did not report.
-    function _toRequester(Task storage t, uint256 reported, uint256 pay) private view returns (uint256) {
-        uint256 present;
-        for (uint256 left = reported; left != 0; left &= left - 1) {
-            ++present; // one bit less each time
-        }
-        return t.escrow - present * pay + (t.servers - present) * t.stake;
+    function _asset(Task storage t) private view returns (address) {
+        return t.inToken ? t.token : Payments.ETH;
     }
 
-    function _pay(address to, uint256 amount) private {
-        if (amount == 0 || Payments.tryPush(Payments.ETH, to, amount)) return;
-        credit[to] += amount;
-        emit Credited(to, amount);
+    function _pay(address asset, address to, uint256 amount) private {
+        if (amount == 0 || Payments.tryPush(asset, to, amount)) return;
+        credit[to][asset] += amount;
+        emit Credited(to, asset, amount);
     }
 
     /*//////////////////////////////////////////////////////////////

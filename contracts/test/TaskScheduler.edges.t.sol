@@ -92,7 +92,7 @@ contract SchedulerEdgesTest is SchedulerBase {
             id = keccak256(abi.encode(wallet, i));
             wallet.run(address(scheduler), 0, abi.encodeCall(scheduler.cancel, (id)));
         }
-        vm.assertEq(scheduler.credit(address(wallet)), 2 ether, "credit");
+        vm.assertEq(scheduler.credit(address(wallet), address(0)), 2 ether, "credit");
     }
 
     /*//////////////////////////////////////////////////////////////
@@ -160,7 +160,7 @@ contract SchedulerEdgesTest is SchedulerBase {
             abi.encodeCall(scheduler.refund, (id)),
             abi.encodeCall(scheduler.depositStake, ()),
             abi.encodeCall(scheduler.withdrawStake, (1)),
-            abi.encodeCall(scheduler.withdrawCredit, ())
+            abi.encodeCall(scheduler.withdrawCredit, (address(0)))
         ];
         for (uint256 i; i < calls.length; ++i) {
             vm.deal(address(wallet), 1);

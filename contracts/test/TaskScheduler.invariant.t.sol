@@ -3,15 +3,21 @@ pragma solidity ^0.8.30;
 
 import {ITaskScheduler} from "../src/interfaces/ITaskScheduler.sol";
 import {SchedulerBase} from "./TaskScheduler.t.sol";
+import {Token} from "./mocks/Token.sol";
 import {Wallet} from "./mocks/Wallet.sol";
 
-/// Runs many tasks on three servers in any order of events. The first server's owner is a contract that now and then refuses money.
+/// Runs many tasks on three servers in any order of events, paid in coin or in a token. The first server's owner is a contract that
+/// now and then refuses money, and the token does not always want to pay it.
 /// No call here may revert: the guards are known, so a revert is a bug.
 contract SchedulerHandler is SchedulerBase {
     bytes32[] private tasks;
+    Token public token = new Token();
 
     constructor() {
         setUp();
+        token.mint(REQUESTER, 1e30);
+        vm.prank(REQUESTER);
+        token.approve(address(scheduler), type(uint256).max);
         vm.deal(REQUESTER, 1e30);
         for (uint256 i; i < SERVERS; ++i) {
             vm.deal(owners[i], 1e30);
@@ -24,7 +30,7 @@ contract SchedulerHandler is SchedulerBase {
         _;
     }
 
-    function request(uint96 stake, uint96 perServer, uint96 extra) external on(0) {
+    function request(uint96 stake, uint96 perServer, uint96 extra, bool inToken) external on(0) {
         if (tasks.length >= 6 && !allOver()) return;
         uint40 now_ = uint40(vm.getBlockTimestamp());
         terms.stake = uint96(bound(stake, 0, 3 ether));
@@ -32,8 +38,10 @@ contract SchedulerHandler is SchedulerBase {
         (terms.scheduleBy, terms.keyBy) = (now_ + 100, now_ + 200);
         (terms.completeBy, terms.reportBy) = (now_ + 300, now_ + 400);
         uint256 budget = SERVERS * terms.perServer + bound(extra, 0, 1 ether);
+        bytes32 salt = bytes32(tasks.length);
         vm.prank(REQUESTER);
-        tasks.push(scheduler.request{value: budget}(bytes32(tasks.length), "spec", terms));
+        if (inToken) tasks.push(scheduler.requestWithERC20(salt, "spec", terms, address(token), budget));
+        else tasks.push(scheduler.request{value: budget}(salt, "spec", terms));
     }
 
     function assign(uint256 seed) external on(seed) {
@@ -108,29 +116,40 @@ contract SchedulerHandler is SchedulerBase {
         (uint256 free,) = scheduler.stakeOf(owner);
         vm.prank(owner);
         scheduler.withdrawStake(bound(amount, 0, free));
-        if (scheduler.credit(owner) == 0) return;
+        withdrawCredit(owner, address(0));
+        if (!token.blocked(owner)) withdrawCredit(owner, address(token));
+    }
+
+    function withdrawCredit(address owner, address asset) private {
+        if (scheduler.credit(owner, asset) == 0) return;
         vm.prank(owner);
-        scheduler.withdrawCredit();
+        scheduler.withdrawCredit(asset);
     }
 
     function refuse(bool refusing) external on(0) {
         Wallet(payable(owners[0])).setRefusing(refusing);
     }
 
-    /// Escrows of live tasks, stakes and credits.
-    function owed() external view returns (uint256 sum) {
+    function blockTokens(bool blocked) external on(0) {
+        token.setBlocked(owners[0], blocked);
+    }
+
+    /// Escrows of live tasks and credits in an asset, and in coin the stakes.
+    function owed(address asset) external view returns (uint256 sum) {
         for (uint256 i; i < tasks.length; ++i) {
-            sum += scheduler.task(tasks[i]).escrow;
+            ITaskScheduler.TaskView memory t = scheduler.task(tasks[i]);
+            if (t.asset == asset) sum += t.escrow;
         }
         for (uint256 i; i < SERVERS; ++i) {
             (uint256 free, uint256 locked) = scheduler.stakeOf(owners[i]);
-            sum += free + locked + scheduler.credit(owners[i]);
+            sum += scheduler.credit(owners[i], asset);
+            if (asset == address(0)) sum += free + locked;
         }
-        sum += scheduler.credit(REQUESTER);
+        sum += scheduler.credit(REQUESTER, asset);
     }
 
-    function held() external view returns (uint256) {
-        return address(scheduler).balance;
+    function held(address asset) external view returns (uint256) {
+        return asset == address(0) ? address(scheduler).balance : token.balanceOf(address(scheduler));
     }
 
     /// What a server has locked, and its places taken, are those of the live tasks it has not reported.
@@ -184,7 +203,9 @@ contract SchedulerInvariantTest is SchedulerBase {
     }
 
     function invariant_money_in_is_escrows_and_stakes_and_credits() external view {
-        vm.assertEq(handler.held(), handler.owed(), "ether");
+        address token = address(handler.token());
+        vm.assertEq(handler.held(address(0)), handler.owed(address(0)), "coin");
+        vm.assertEq(handler.held(token), handler.owed(token), "tokens");
     }
 
     function invariant_every_lock_and_every_place_has_a_live_task() external view {

@@ -628,20 +628,20 @@ contract CompleteTest is SchedulerBase {
         report(0);
         report(1);
         vm.expectEmit();
-        emit ITaskScheduler.Credited(owners[0], PER_SERVER);
+        emit ITaskScheduler.Credited(owners[0], address(0), PER_SERVER);
         complete(2);
         assertMoved(-0.3 ether, 0, 0.1 ether, 0.1 ether);
-        vm.assertEq(scheduler.credit(owners[0]), PER_SERVER, "credit");
+        vm.assertEq(scheduler.credit(owners[0], address(0)), PER_SERVER, "credit");
 
         vm.prank(owners[0]);
         vm.expectPartialRevert(TaskScheduler.AcceptPayment.selector);
-        scheduler.withdrawCredit();
+        scheduler.withdrawCredit(address(0));
         Wallet(payable(owners[0])).setRefusing(false);
         vm.startPrank(owners[0]);
-        scheduler.withdrawCredit();
+        scheduler.withdrawCredit(address(0));
         assertMoved(-0.3 ether, 0.1 ether, 0.1 ether, 0.1 ether);
         vm.expectPartialRevert(TaskScheduler.NothingToWithdraw.selector);
-        scheduler.withdrawCredit();
+        scheduler.withdrawCredit(address(0));
     }
 
     function test_any_set_of_the_missing_conserves_the_money(uint16 present, uint8 by) public {

@@ -26,8 +26,10 @@ interface ITaskScheduler {
         uint40 reportBy;
     }
 
+    /// @param asset what escrow and perServer are in: zero is the chain's coin. Stakes are always in the chain's coin.
     struct TaskView {
         address requester;
+        address asset;
         Phase phase;
         bool stopping; // the requester cancelled after assignment: servers tear down and report
         uint16 reported; // bit i: server i reported its sandbox destroyed (or never created)
@@ -45,15 +47,20 @@ interface ITaskScheduler {
     event Stopping(bytes32 indexed id);
     event Reported(bytes32 indexed id, uint8 indexed index, address server);
     event Completed(bytes32 indexed id, bytes32 resultHash);
+    /// @param refunded what the requester gets back in the task's asset; in the chain's coin it includes the stakes of the absent.
     event Closed(bytes32 indexed id, uint96 refunded);
     /// Deposited, withdrawn or lost. A stake that is taken or given back is told by Assigned, Reported and Completed.
     event StakeChanged(address indexed owner, uint256 free, uint256 locked);
-    event Credited(address indexed account, uint256 amount);
-    event CreditWithdrawn(address indexed account, uint256 amount);
+    event Credited(address indexed account, address indexed asset, uint256 amount);
+    event CreditWithdrawn(address indexed account, address indexed asset, uint256 amount);
     event RequestsSwitched(bool stopped);
 
     /// id = keccak256(abi.encode(msg.sender, salt)); a second request with the same salt reverts TaskExists. msg.value is the budget, >= servers * perServer.
     function request(bytes32 salt, bytes calldata spec, Terms calldata terms) external payable returns (bytes32 id);
+    /// The same, paid from the caller's allowance of an ERC-20 token: `budget` of it, all of which must arrive.
+    function requestWithERC20(bytes32 salt, bytes calldata spec, Terms calldata terms, address token, uint256 budget)
+        external
+        returns (bytes32 id);
     /// Requester only. Checks role, status, capacity and free stake of every node; refuses one node or one owner twice in `compute`.
     function assign(bytes32 id, uint32[] calldata compute, uint32[] calldata stores) external;
     /// The requester or an assigned server (the signatures do not cover the descriptors, so a stranger could drop them). signatures: 65 bytes (r,s,v) per compute server in order, over EIP-712 SandboxKey(bytes32 taskId,address key,bytes32 statementsHash), statementsHash = keccak256(abi.encodePacked(statements)).
@@ -83,6 +90,6 @@ interface ITaskScheduler {
     function withdrawStake(uint256 amount) external;
     function stakeOf(address owner) external view returns (uint256 free, uint256 locked);
     /// A payee that reverts is credited instead.
-    function credit(address owner) external view returns (uint256);
-    function withdrawCredit() external;
+    function credit(address owner, address asset) external view returns (uint256);
+    function withdrawCredit(address asset) external;
 }
