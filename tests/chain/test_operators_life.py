@@ -139,6 +139,14 @@ async def test_a_second_task_opens_the_channels_of_the_first_again_and_starts_fr
             assert status["updates"] >= 1
             assert "Settled" in true_conditions(body)
             assert int(status["balanceA"]) + int(status["balanceB"]) == 2 * int(spec["deposit"])
+        shown_before = {body["metadata"]["name"]: body["status"] for body in channels(w)}
+        for server in w.servers:
+            await server.stop()
+            await server.start()
+            await server.ready()
+            await server.resync()
+        await w.until(lambda: all(server.operator.queue.oldest() == 0 and not server.operator.queue.depth() for server in w.servers))
+        assert {body["metadata"]["name"]: body["status"] for body in channels(w)} == shown_before, "an old session stays as it ended"
         manager = await w.servers[0].operator._chain.reader.channel(ChannelId(from_hex(min(second), 32)))
         assert (manager.phase, manager.epoch) == (ChannelPhase.CLOSED, 2)
 

@@ -66,10 +66,11 @@ class Journal:
         with self._appending:
             return tuple(self._records.get(channel, ()))
 
-    def newest(self, channel: ChannelId) -> Signed | None:
-        """The newest state that both have signed."""
-        states = [record.signed for record in self.records(channel) if isinstance(record, StateRecord)]
-        return max((signed for signed in states if signed.complete), key=lambda signed: signed.state.version, default=None)
+    def newest(self, channel: ChannelId, session: int | None = None) -> Signed | None:
+        """The newest state that both have signed, in a session of the channel or over all of them."""
+        states = [record.signed for record in self.records(channel) if isinstance(record, StateRecord) and record.signed.complete]
+        ours = [signed for signed in states if session is None or signed.state.epoch == session]
+        return max(ours, key=lambda signed: signed.state.version, default=None)
 
     def channels(self) -> Mapping[ChannelId, Signed | None]:
         """Every channel there is a file of, with its newest state."""

@@ -64,8 +64,7 @@ class ChannelDesk:
 
     def newest(self, channel: ChannelId, session: int) -> Signed | None:
         """The newest state of a channel's session that both have signed."""
-        newest = self._journal.newest(channel)
-        return newest if newest is not None and newest.state.epoch == session else None
+        return self._journal.newest(channel, session)
 
     async def on_receipt(self, assignment: str, peer: ServerIndex, document: Any) -> None:
         """Our agent attested a transfer."""

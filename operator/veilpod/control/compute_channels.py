@@ -13,7 +13,7 @@ from veilpod.control.money import Exposure, exposure
 from veilpod.control.watchtowers import Watchtowers
 from veilpod.core.canonical import to_hex
 from veilpod.core.channel import dispute
-from veilpod.core.entities import ChainChannel, ChannelPhase
+from veilpod.core.entities import ChainChannel, ChannelPhase, channel_version
 from veilpod.core.guard import Place
 from veilpod.core.ids import ChannelId
 from veilpod.core.kinds import STATE_CHANNELS
@@ -63,7 +63,7 @@ class Channels:
             self._guard(channel, snapshot.chain)
             if not isinstance(snapshot.chain, Unknown):
                 newest = self._desk.newest(channel.channel, channel.session)
-                self._exposures[name] = exposure(snapshot.chain, newest, is_a=snapshot.is_a, period=channel.terms.challenge_period)
+                self._exposures[name] = exposure(snapshot.chain, newest, is_a=snapshot.is_a, terms=channel.terms)
             plan = decide_channel(snapshot, self._context.clock())
             if not plan.effects or plan.effects == before:
                 await self._write(body, channel, snapshot, plan)
@@ -89,7 +89,7 @@ class Channels:
         if isinstance(chain, Unknown) or newest is None:
             return
         if chain.phase is ChannelPhase.CLOSED:
-            self._towers.forget(channel.channel)
+            self._towers.forget(channel.channel, channel.session)
         else:
             self._towers.offer(Place(a=channel.a, b=channel.b, terms=channel.terms), newest)
 
@@ -151,6 +151,7 @@ class Channels:
             fields |= {"balanceA": str(s.chain.balance_a), "balanceB": str(s.chain.balance_b)}
         guarded = self._towers.held(channel.channel)
         if guarded is not None and newest is not None:
-            fields["guardedSequence"] = max(0, guarded - (newest.state.version - newest.state.sequence))
+            first, last = channel_version(channel.session, 0), channel_version(channel.session + 1, 0)
+            fields["guardedSequence"] = guarded - first if first <= guarded < last else 0
         phase = None if isinstance(s.chain, Unknown) else s.chain.phase.name.capitalize()
         await status.write(self._context, STATE_CHANNELS, body, plan, fields, phase=phase)

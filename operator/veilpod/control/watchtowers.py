@@ -82,9 +82,11 @@ class Lane:
             return
         self._wake.set()
 
-    def forget(self, channel: ChannelId) -> None:
-        """The channel is closed. Its receipt stays on disk."""
-        self._channels.pop(channel, None)
+    def forget(self, channel: ChannelId, session: int) -> None:
+        """A session of the channel is closed. Its receipt stays on disk, and what is known of a later session stays known."""
+        known = self._channels.get(channel)
+        if known is not None and known.newest.state.epoch <= session:
+            del self._channels[channel]
 
     def held(self, channel: ChannelId) -> int:
         """The version that the tower has signed for; 0 for none."""
@@ -198,10 +200,10 @@ class Watchtowers:
         for lane in self.lanes:
             lane.offer(guarded)
 
-    def forget(self, channel: ChannelId) -> None:
-        """A channel is closed."""
+    def forget(self, channel: ChannelId, session: int) -> None:
+        """A session of a channel is closed."""
         for lane in self.lanes:
-            lane.forget(channel)
+            lane.forget(channel, session)
 
     def held(self, channel: ChannelId) -> int | None:
         """The version that every tower has signed for; None without towers."""

@@ -225,7 +225,9 @@ async def test_a_closed_channel_is_forgotten_and_a_new_session_is_guarded(tower,
     async with client(tower, tmp_path) as made:
         made.offer(PAIR.place, signed(3))
         await eventually(lambda: made.held(CHANNEL))
-        made.forget(CHANNEL)
+        made.forget(CHANNEL, 0)
+        assert made.held(CHANNEL), "an earlier session that is closed says nothing about this one"
+        made.forget(CHANNEL, 1)
         made.offer(PAIR.place, signed(1, epoch=2))
         await eventually(lambda: made.held(CHANNEL) == PAIR.state(1, epoch=2).version)
 
