@@ -16,6 +16,7 @@ from veilpod.errors import Transient
 
 log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 600
+LOOK_SECONDS = 20  # a chain that stood still goes on with another time: everybody's heartbeat is old then, and nobody is chosen
 ALONE_SECONDS = 2 * HEARTBEAT_SECONDS
 
 
@@ -88,7 +89,7 @@ async def keep_alive(context: Context, node: NodeId) -> None:
         age = await context.reader.now() - (await context.reader.node(node)).updated_at
         if age >= HEARTBEAT_SECONDS:
             await context.writer.heartbeat(node)
-        await asyncio.sleep(HEARTBEAT_SECONDS / 4)
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 def _identity(context: Context) -> bytes:
