@@ -7,7 +7,7 @@ Transient, never an empty answer.
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from veilpod.core.entities import ChainChannel, ChainEvent, ChainTask, ChannelTerms, Node, NodeStatus, Resource, Role, Terms
+from veilpod.core.entities import NATIVE, ChainChannel, ChainEvent, ChainTask, ChannelTerms, Node, NodeStatus, Resource, Role, Terms
 from veilpod.core.ids import Address, ChannelId, NodeId, ResourceId, TaskId
 from veilpod.core.kinds import Kind
 
@@ -32,7 +32,9 @@ class ChainReader(Protocol):
     async def stake_of(self, owner: Address) -> tuple[int, int]:
         """(free, locked) in wei."""
 
-    async def balance(self, owner: Address) -> int: ...
+    async def balance(self, owner: Address, asset: Address = NATIVE) -> int: ...
+
+    async def decimals(self, token: Address) -> int: ...
     def events(self) -> AsyncIterator[ChainEvent]:
         """Hints, at least once each, from a durable cursor on."""
 
@@ -60,7 +62,7 @@ class ChainWriter(Protocol):
     async def add_resource(self, *, node: NodeId, name: str, digest: bytes, size: int) -> ResourceId: ...
     async def revoke_resource(self, resource: ResourceId) -> None: ...
 
-    async def request(self, *, salt: bytes, spec: bytes, terms: Terms, value: int) -> TaskId: ...
+    async def request(self, *, salt: bytes, spec: bytes, terms: Terms, budget: int, asset: Address = NATIVE) -> TaskId: ...
     async def assign(self, task: TaskId, compute: Sequence[NodeId], stores: Sequence[NodeId]) -> None: ...
     async def publish_key(
         self, task: TaskId, *, key: Address, statements: Sequence[bytes], signatures: bytes, descriptors: bytes

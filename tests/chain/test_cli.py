@@ -153,7 +153,7 @@ async def finished(anvil, open_chain, tmp_path, kubectl, *, in_mailbox=None):
         sandbox_class="standard",
     )
     terms = make_terms(spec, now=await requester.reader.now(), stake=ETHER // 10)
-    task = await requester.writer.request(salt=b"s" * 32, spec=spec.encode(), terms=terms, value=ETHER // 10)
+    task = await requester.writer.request(salt=b"s" * 32, spec=spec.encode(), terms=terms, budget=ETHER // 10)
     await requester.writer.assign(task, nodes, [])
 
     domain = Domain(chain_id=CHAIN_ID, contract=anvil.addresses.scheduler)

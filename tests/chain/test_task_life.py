@@ -36,7 +36,7 @@ async def request(chain, *, servers=3, salt=b"a task"):
         schedule_by=now + 300, key_by=now + 600, complete_by=now + 900, report_by=now + 1200,
     )  # fmt: skip
     spec = canonical({"version": 1, "program": "the program"})
-    return spec, await chain.writer.request(salt=keccak256(salt), spec=spec, terms=terms, value=servers * ETHER // 100)
+    return spec, await chain.writer.request(salt=keccak256(salt), spec=spec, terms=terms, budget=servers * ETHER // 100)
 
 
 async def test_a_task_lives_from_request_to_completion(anvil, open_chain):

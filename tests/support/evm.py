@@ -12,6 +12,7 @@ from tests.support.anvil import Anvil
 
 CONTRACTS = pathlib.Path(__file__).parents[2] / "contracts"
 GAS = hex(3_000_000)
+MINT = bytes.fromhex("40c10f19")
 
 
 def ask(node: Anvil, questions: Sequence[tuple[str, list[Any]]]) -> list[Any]:
@@ -49,8 +50,8 @@ def send(node: Anvil, sender: str, to: str, data: bytes, *, value: int = 0, at: 
     return int(_mine(node, before, transaction)["status"], 16) == 1
 
 
-def mock(node: Anvil, sender: str, name: str) -> str:
-    """Compile and deploy one of the forge tests' mocks that needs no arguments; return its address."""
+def compiled(name: str) -> str:
+    """Compile one of the forge tests' mocks; return its creation code in hex."""
     path = f"test/mocks/{name}.sol"
     request = {
         "language": "Solidity",
@@ -60,8 +61,19 @@ def mock(node: Anvil, sender: str, name: str) -> str:
     run = subprocess.run(
         [CONTRACTS / "tools/solc", "--standard-json"], input=json.dumps(request), capture_output=True, text=True, check=True
     )
-    code = json.loads(run.stdout)["contracts"][path][name]["evm"]["bytecode"]["object"]
-    return str(_mine(node, [], {"from": sender, "data": f"0x{code}", "gas": GAS})["contractAddress"])
+    return "0x" + str(json.loads(run.stdout)["contracts"][path][name]["evm"]["bytecode"]["object"])
+
+
+def mock(node: Anvil, sender: str, name: str) -> str:
+    """Compile and deploy one of the forge tests' mocks that needs no arguments; return its address."""
+    return str(_mine(node, [], {"from": sender, "data": compiled(name), "gas": GAS})["contractAddress"])
+
+
+def mint(node: Anvil, sender: str, token: str, owner: str, amount: int) -> None:
+    """Give somebody tokens of the mock Token."""
+    data = MINT + bytes.fromhex(owner[2:]).rjust(32, b"\0") + amount.to_bytes(32, "big")
+    transaction = {"from": sender, "to": token, "data": "0x" + data.hex(), "gas": GAS}
+    assert int(_mine(node, [], transaction)["status"], 16) == 1
 
 
 @contextlib.contextmanager

@@ -212,8 +212,10 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def world(anvil: Anvil, directory: pathlib.Path, *, watchtowers: Sequence[dict[str, str]] = ()) -> AsyncIterator[World]:
-    """Everything up and ready. Servers hand their channels' states to the watchtowers, `{url, address}` each."""
+async def world(
+    anvil: Anvil, directory: pathlib.Path, *, watchtowers: Sequence[dict[str, str]] = (), assets: Sequence[str] = ()
+) -> AsyncIterator[World]:
+    """Everything up and ready. Servers hand their channels' states to the watchtowers, `{url, address}` each, and accept the tokens."""
     assert anvil.addresses
     await _furnish(anvil, directory)
     requester_key = account(0)
@@ -225,7 +227,7 @@ async def world(anvil: Anvil, directory: pathlib.Path, *, watchtowers: Sequence[
 
         ahead = [0]
         requester = _requester(anvil, directory, requester_key, connect_store, ahead)
-        servers = [_server(anvil, directory, index, network, ahead, watchtowers) for index in (1, 2, 3)]
+        servers = [_server(anvil, directory, index, network, ahead, watchtowers, assets) for index in (1, 2, 3)]
         made = World(anvil=anvil, requester=requester, servers=servers, network=network, mailbox=service, ahead=ahead)
         try:
             for release in (requester, *servers):
@@ -261,7 +263,13 @@ def _requester(anvil: Anvil, directory: pathlib.Path, key: SigningKey, connect_s
 
 
 def _server(
-    anvil: Anvil, directory: pathlib.Path, index: int, network: Network, ahead: list[int], watchtowers: Sequence[dict[str, str]]
+    anvil: Anvil,
+    directory: pathlib.Path,
+    index: int,
+    network: Network,
+    ahead: list[int],
+    watchtowers: Sequence[dict[str, str]],
+    assets: Sequence[str],
 ) -> Release:
     name, cluster = f"server-{index}", FakeCluster()
     sandboxes = f"{name}-sandboxes"
@@ -279,7 +287,7 @@ def _server(
         roles=["compute"],
         sandboxNamespace=sandboxes,
         images={"agent": AGENT_IMAGE},
-        compute={"capacity": 4, "stake": str(10**17), "relayPort": 9001, "watchtowers": list(watchtowers)},
+        compute={"capacity": 4, "stake": str(10**17), "relayPort": 9001, "watchtowers": list(watchtowers), "assets": list(assets)},
     )
     release = Release(
         name=name,

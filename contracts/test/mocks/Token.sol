@@ -5,6 +5,8 @@ pragma solidity ^0.8.30;
 contract Token {
     event Transfer(address indexed from, address indexed to, uint256 amount);
 
+    uint8 public constant decimals = 6;
+
     mapping(address => uint256) public balanceOf;
     mapping(address => mapping(address => uint256)) public allowance;
     mapping(address => bool) public blocked;

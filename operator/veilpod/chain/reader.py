@@ -16,6 +16,7 @@ from veilpod.chain.heads import Header, Heads
 from veilpod.chain.rpc import Rpc, RpcError
 from veilpod.core.canonical import keccak256
 from veilpod.core.entities import (
+    NATIVE,
     ChainChannel,
     ChainEvent,
     ChainTask,
@@ -28,7 +29,7 @@ from veilpod.core.entities import (
     Terms,
 )
 from veilpod.core.ids import Address, ChannelId, NodeId, ResourceId, TaskId
-from veilpod.errors import ChainUnavailable
+from veilpod.errors import ChainUnavailable, InvalidInput
 
 _PAGE = 50  # nodes a call
 _DAY = 86_400
@@ -126,8 +127,18 @@ class Reader:
         free, locked = await self._view(self._block(), "TaskScheduler", "stakeOf", owner)
         return free, locked
 
-    async def balance(self, owner: Address) -> int:
-        return int(await self._at(self._block(), "eth_getBalance", owner), 16)
+    async def balance(self, owner: Address, asset: Address = NATIVE) -> int:
+        if asset == NATIVE:
+            return int(await self._at(self._block(), "eth_getBalance", owner), 16)
+        return await self._token(self._block(), asset, "balanceOf", owner)
+
+    async def decimals(self, token: Address) -> int:
+        """How many digits after the point a token has. Raises InvalidInput("NotAToken")."""
+        return await self._token(self._block(), token, "decimals")
+
+    async def allowance_at(self, block: Header, token: Address, owner: Address, spender: Address) -> int:
+        """What a spender may still take. For `writer`, which asks the newest block too."""
+        return await self._token(block, token, "allowance", owner, spender)
 
     def events(self) -> AsyncIterator[ChainEvent]:
         return self._follower.events()
@@ -143,6 +154,13 @@ class Reader:
         target = contracts.contract(contract).functions[function]
         call = {"to": self._addresses.of(contract), "data": "0x" + target.encode(*args).hex()}
         return target.decode(bytes.fromhex((await self._at(block, "eth_call", call))[2:]))
+
+    async def _token(self, block: Header, token: Address, function: str, *args: Any) -> int:
+        target = contracts.contract("ERC20").functions[function]
+        answer = bytes.fromhex((await self._at(block, "eth_call", {"to": token, "data": "0x" + target.encode(*args).hex()}))[2:])
+        if len(answer) < 32:  # what has no code answers nothing
+            raise InvalidInput("NotAToken", f"{token} is no ERC-20 token on this chain")
+        return int(target.decode(answer)[0])
 
     async def _at(self, block: Header, method: str, *params: Any) -> Any:
         try:
@@ -175,7 +193,7 @@ class Reader:
         )
 
     async def _join(self, block: Header, task: TaskId, view: Any) -> ChainTask:
-        requester, phase, stopping, reported, escrow, terms, key_or_result, compute, stores = view
+        requester, asset, phase, stopping, reported, escrow, terms, key_or_result, compute, stores = view
         phase = TaskPhase(phase)
         spec, published = await self._events_of(block, task, phase)
         if spec is None:
@@ -200,6 +218,7 @@ class Reader:
             statements=tuple(published.args["statements"]) if published else (),
             descriptors=published.args["descriptors"] if published else b"",
             published_key=contracts.address(published.args["key"]) if published else None,
+            asset=contracts.address(asset),
         )
 
     async def _events_of(self, block: Header, task: TaskId, phase: TaskPhase) -> tuple[bytes | None, logs.Log | None]:

@@ -18,14 +18,14 @@ from veilpod.chain.sender import Receipt, Sender
 from veilpod.chain.simulation import Call
 from veilpod.core.canonical import keccak256
 from veilpod.core.channel.state import ChannelState, channel_id, pack_terms
-from veilpod.core.entities import ChainChannel, ChainTask, ChannelPhase, ChannelTerms, NodeStatus, Role, TaskPhase, Terms
+from veilpod.core.entities import NATIVE, ChainChannel, ChainTask, ChannelPhase, ChannelTerms, NodeStatus, Role, TaskPhase, Terms
 from veilpod.core.ids import Address, ChannelId, NodeId, ResourceId, TaskId
-from veilpod.errors import ChainRejected, ChainUnavailable, InvalidInput, Transient
+from veilpod.errors import ChainRejected, ChainUnavailable, InsufficientFunds, InvalidInput, Transient
 
 log = logging.getLogger(__name__)
 
 Done = Callable[[Header], Awaitable[bool]]
-_ETH = 0
+_UNLIMITED = (1 << 256) - 1
 
 
 class Writer:
@@ -110,7 +110,7 @@ class Writer:
 
     # Tasks
 
-    async def request(self, *, salt: bytes, spec: bytes, terms: Terms, value: int) -> TaskId:
+    async def request(self, *, salt: bytes, spec: bytes, terms: Terms, budget: int, asset: Address = NATIVE) -> TaskId:
         task = TaskId(keccak256(eth_abi.abi.encode(["address", "bytes32"], [self.address, salt])))
         packed = (
             terms.servers,
@@ -122,7 +122,12 @@ class Writer:
             terms.report_by,
         )
         done = self._task_is(task, lambda found: found.phase is not TaskPhase.NONE)
-        await self._do(f"request:{task.hex()}", "TaskScheduler.request", (salt, spec, packed), value=value, done=done)
+        if asset == NATIVE:
+            await self._do(f"request:{task.hex()}", "TaskScheduler.request", (salt, spec, packed), value=budget, done=done)
+        else:
+            await self._allow(asset, "TaskScheduler")
+            arguments = (salt, spec, packed, asset, budget)
+            await self._do(f"request:{task.hex()}", "TaskScheduler.requestWithERC20", arguments, done=done)
         return task
 
     async def assign(self, task: TaskId, compute: Sequence[NodeId], stores: Sequence[NodeId]) -> None:
@@ -166,12 +171,12 @@ class Writer:
         deposits = (deposit, peer_deposit) if own_is_a else (peer_deposit, deposit)
         alive = (ChannelPhase.OPENING, ChannelPhase.OPEN)
         done = self._channel_is(a, b, terms, lambda found: found.phase in alive and (found.balance_a, found.balance_b) == deposits)
-        await self._channel("open", a, b, terms, (deposit, peer_deposit), value=deposit if int(terms.asset, 16) == _ETH else 0, done=done)
+        await self._deposit("open", a, b, terms, (deposit, peer_deposit), deposit, done)
 
     async def join_channel(self, a: Address, b: Address, terms: ChannelTerms, *, epoch: int, deposit: int) -> None:
         joined = (ChannelPhase.OPEN, ChannelPhase.DISPUTED)
         done = self._channel_is(a, b, terms, lambda found: found.epoch == epoch and found.phase in joined)
-        await self._channel("join", a, b, terms, (epoch,), value=deposit if int(terms.asset, 16) == _ETH else 0, done=done)
+        await self._deposit("join", a, b, terms, (epoch,), deposit, done)
 
     async def cancel_channel(self, a: Address, b: Address, terms: ChannelTerms) -> None:
         await self._channel("cancel", a, b, terms, (), done=self._channel_is(a, b, terms, _is_closed))
@@ -197,12 +202,44 @@ class Writer:
     async def finalize(self, a: Address, b: Address, terms: ChannelTerms) -> None:
         await self._channel("finalize", a, b, terms, (), done=self._channel_is(a, b, terms, _is_closed))
 
+    # Tokens
+
+    async def _deposit(
+        self, name: str, a: Address, b: Address, terms: ChannelTerms, arguments: Sequence[Any], amount: int, done: Done
+    ) -> None:
+        if terms.asset == NATIVE:
+            await self._channel(name, a, b, terms, arguments, value=amount, done=done)
+            return
+        await self._allow(terms.asset, "ChannelManager")
+        try:
+            await self._channel(name, a, b, terms, arguments, done=done)
+        except ChainRejected as error:
+            if await self._reader.balance(self.address, terms.asset) < amount:
+                raise InsufficientFunds(f"our account has less than the deposit of {amount} of the token {terms.asset}") from error
+            raise
+
+    async def _allow(self, token: Address, contract: str) -> None:
+        """Let a contract of ours take a token from our account, for good: it takes from who calls it and from nobody else."""
+        spender = self._addresses.of(contract)
+
+        async def done(block: Header) -> bool:
+            return await self._reader.allowance_at(block, token, self.address, spender) > _UNLIMITED // 2
+
+        await self._do(f"approve:{token}:{contract}", "ERC20.approve", (spender, _UNLIMITED), to=token, done=done)
+
     # How
 
     async def _do(
-        self, intent: str, function: str, arguments: Sequence[Any], *, value: int = 0, done: Done | None = None
+        self,
+        intent: str,
+        function: str,
+        arguments: Sequence[Any],
+        *,
+        value: int = 0,
+        to: Address | None = None,
+        done: Done | None = None,
     ) -> Receipt | None:
-        call = self._call(intent, function, arguments, value)
+        call = self._call(intent, function, arguments, value, to)
         async with self._sender.intent(intent):
             if receipt := await self._adopt(call):
                 return receipt
@@ -226,10 +263,10 @@ class Writer:
             return None
         return earlier[1]
 
-    def _call(self, intent: str, function: str, arguments: Sequence[Any], value: int) -> Call:
+    def _call(self, intent: str, function: str, arguments: Sequence[Any], value: int, to: Address | None = None) -> Call:
         contract, _, name = function.partition(".")
         data = contracts.contract(contract).functions[name].encode(*arguments)
-        return Call(intent=intent, purpose=function, to=self._addresses.of(contract), data="0x" + data.hex(), value=value)
+        return Call(intent=intent, purpose=function, to=to or self._addresses.of(contract), data="0x" + data.hex(), value=value)
 
     async def _channel(
         self, name: str, a: Address, b: Address, terms: ChannelTerms, arguments: Sequence[Any], *, value: int = 0, done: Done

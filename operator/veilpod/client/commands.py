@@ -22,7 +22,7 @@ from veilpod.core.entities import Role
 from veilpod.core.ids import Address, NodeId
 from veilpod.core.keys import parse_address
 from veilpod.core.meeting import parse_offer
-from veilpod.core.task.manifest import to_wei
+from veilpod.core.task.manifest import to_units
 from veilpod.errors import InvalidInput, ProtocolViolation
 
 _MARKS = {True: "✓", False: "✗", None: "·"}
@@ -159,7 +159,7 @@ async def deploy(url: str, *, key: pathlib.Path, guardian: str | None) -> Answer
 
 async def deposit(amount: str, *, key: pathlib.Path, kubectl: Kubectl, chain: ChainOptions) -> Answer:
     """Deposit stake."""
-    signer, wei = keyfiles.chain_key(key), to_wei(amount)
+    signer, wei = keyfiles.chain_key(key), to_units(amount)
     async with chains.opened(chain, kubectl, key=signer) as (_, link):
         await link.writer.deposit_stake(wei)
         free, locked = await link.reader.stake_of(signer.address)

@@ -15,7 +15,7 @@ from veilpod.core.canonical import from_hex, keccak256
 from veilpod.core.channel.machine import Party
 from veilpod.core.channel.rules import Link
 from veilpod.core.channel.state import opening_state
-from veilpod.core.entities import ChainChannel, ChainTask, ChannelPhase, ChannelTerms, TaskPhase
+from veilpod.core.entities import NATIVE, ChainChannel, ChainTask, ChannelPhase, ChannelTerms, TaskPhase
 from veilpod.core.ids import Address, ChannelId, PodUid, ServerIndex, TaskId
 from veilpod.core.keys import parse_address
 from veilpod.core.kinds import PODS, RUNTIME_CLASSES, SANDBOX_CLASSES, STATE_CHANNELS
@@ -89,6 +89,8 @@ class View:
             wanted = spec
             if wanted.topology.type == "Mesh":
                 raise Refused("TopologyUnsupported", "sandboxes of this server carry the topologies None and Star")
+            if wanted.payment.asset not in (NATIVE, *self._context.config.compute.assets):
+                raise Refused("AssetNotAccepted", f"this server is not paid in {wanted.payment.asset}")
             offered = await self._classes.get(wanted.sandbox_class, lambda: self._class_of(wanted))
             check_fits(wanted, offered)
         except (InvalidInput, Refused, ProtocolViolation) as error:

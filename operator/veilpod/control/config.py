@@ -9,9 +9,8 @@ from typing import Any
 
 import yaml
 
-from veilpod.core.canonical import from_hex
 from veilpod.core.ids import Address
-from veilpod.core.keys import checksum_address
+from veilpod.core.keys import parse_address
 from veilpod.errors import InvalidInput, ProtocolViolation
 
 ROLES = ("requester", "compute", "storage", "relay")
@@ -47,6 +46,7 @@ class ComputeConfig:
     relay_port: int = 9001  # the one port a sandbox may dial, on relays
     canaries: tuple[str, ...] = ()  # "ip:port" that netguard must find blocked; the SandboxClass may add more
     watchtowers: tuple[WatchtowerConfig, ...] = ()
+    assets: tuple[Address, ...] = ()  # ERC-20 tokens that it is paid in, beside the chain's coin
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +104,7 @@ def parse(document: Any) -> Config:
             relay_port=compute.number("relayPort", 9001),
             canaries=tuple(compute.strings("canaries", ())),
             watchtowers=tuple(_watchtower(item) for item in compute.items("watchtowers")),
+            assets=tuple(_account(item, "compute.assets") for item in compute.strings("assets", ())),
         ),
         store_service=top.nested_text("storage", "storeService"),
         mailbox_service=top.nested_text("requester", "mailboxService"),
@@ -125,10 +126,14 @@ def _watchtower(value: Any) -> WatchtowerConfig:
     section.done()
     if not url.startswith(("http://", "https://")):
         raise InvalidInput("InvalidConfig", f"compute.watchtowers: {url!r} must begin with http:// or https://")
+    return WatchtowerConfig(url=url, address=_account(address, "compute.watchtowers"))
+
+
+def _account(text: str, where: str) -> Address:
     try:
-        return WatchtowerConfig(url=url, address=checksum_address(from_hex(address.lower(), 20)))
+        return parse_address(text)
     except ProtocolViolation as error:
-        raise InvalidInput("InvalidConfig", f"compute.watchtowers: an address is 0x and 40 hex digits, not {address!r}") from error
+        raise InvalidInput("InvalidConfig", f"{where}: {error}") from error
 
 
 def _check(config: Config) -> None:

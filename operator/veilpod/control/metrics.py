@@ -32,6 +32,9 @@ class Metrics:
         self.stake = self._gauge("veilpod_stake_wei", "Our stake in TaskScheduler.", "state")
         self.channels = self._gauge("veilpod_channels", "Our channels that hold money or may come to.", "phase")
         self.deposits = self._gauge("veilpod_channel_deposits_wei", "Ours in open channels, by the newest state that both signed.")
+        self.token_deposits = self._gauge(
+            "veilpod_channel_deposits_tokens", "Ours in open channels of tokens, in the smallest part of each.", "asset"
+        )
         self.window_left = self._gauge("veilpod_challenge_window_left_seconds", "Left in each challenge window.", "window", "answer")
         self.window_ratio = self._gauge(
             "veilpod_challenge_window_left_ratio", "The same, as a part of the challenge period.", "window", "answer"

@@ -14,7 +14,8 @@ from veilpod.control.context import Context
 from veilpod.control.metrics import Metrics
 from veilpod.core.channel import dispute
 from veilpod.core.channel.records import Signed
-from veilpod.core.entities import ChainChannel, ChannelPhase
+from veilpod.core.entities import NATIVE, ChainChannel, ChannelPhase, ChannelTerms
+from veilpod.core.ids import Address
 from veilpod.errors import VeilpodError
 
 WATCH_SECONDS = 5.0
@@ -24,24 +25,26 @@ _HELD = (ChannelPhase.OPENING, ChannelPhase.OPEN, ChannelPhase.DISPUTED)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Exposure:
-    """One channel: what of it is ours (wei), and the challenge window it is in (unix seconds, seconds), if any."""
+    """One channel: what of it is ours (units of its asset), and the challenge window it is in (unix seconds, seconds), if any."""
 
     phase: ChannelPhase
     own: int
+    asset: Address
     deadline: int
     period: int
     owed: bool  # we hold a newer state than the one the dispute is about
 
 
-def exposure(chain: ChainChannel, newest: Signed | None, *, is_a: bool, period: int) -> Exposure:
-    """Say what a channel has at stake for one of its parties. `period` is the challenge period in seconds."""
+def exposure(chain: ChainChannel, newest: Signed | None, *, is_a: bool, terms: ChannelTerms) -> Exposure:
+    """Say what a channel has at stake for one of its parties."""
     agreed = newest is not None and newest.complete and newest.state.epoch == chain.epoch
     balances = newest.state if newest is not None and agreed else chain
     return Exposure(
         phase=chain.phase,
         own=(balances.balance_a if is_a else balances.balance_b) if chain.phase in _HELD else 0,
         deadline=chain.deadline if chain.phase is ChannelPhase.DISPUTED else 0,
-        period=period,
+        asset=terms.asset,
+        period=terms.challenge_period,
         owed=dispute.answer(chain, newest, now=0) is not None,
     )
 
@@ -87,7 +90,10 @@ def show(metrics: Metrics, exposures: Iterable[Exposure], *, now: float) -> None
     known = list(exposures)
     for phase in _HELD:
         metrics.channels.labels(phase.name.capitalize()).set(sum(1 for channel in known if channel.phase is phase))
-    metrics.deposits.set(sum(channel.own for channel in known))
+    metrics.deposits.set(sum(channel.own for channel in known if channel.asset == NATIVE))
+    metrics.token_deposits.clear()
+    for token in {channel.asset for channel in known} - {NATIVE}:
+        metrics.token_deposits.labels(token).set(sum(channel.own for channel in known if channel.asset == token))
     windows = sorted((channel for channel in known if channel.deadline), key=lambda channel: (not channel.owed, channel.deadline))
     metrics.window_left.clear()
     metrics.window_ratio.clear()

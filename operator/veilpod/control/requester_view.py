@@ -14,7 +14,7 @@ from veilpod.control.context import Context
 from veilpod.control.status import has_finalizer, is_deleting, seen, together
 from veilpod.control.store_link import StoreLink
 from veilpod.core import meeting
-from veilpod.core.entities import ChainChannel, ChainTask, ChannelPhase, Node, Role, TaskPhase
+from veilpod.core.entities import NATIVE, ChainChannel, ChainTask, ChannelPhase, Node, Role, TaskPhase
 from veilpod.core.ids import Address, ChannelId, NodeId, ServerIndex, TaskId
 from veilpod.core.result import result_hash_of_digest
 from veilpod.core.task import candidates, manifest
@@ -100,11 +100,15 @@ class View:
         found = await together(*(reader.resources_named(name) for name in wanted.datasets))
         lane = await self._attempts.lane(task, lambda other, until: self._is_over(other, until, now))
         spec = manifest.complete(wanted, dict(zip(wanted.datasets, found, strict=True)), mailbox=self._node, lane=lane)
-        if await reader.balance(writer.address) < wanted.budget:
+        asset = spec.payment.asset
+        if asset != NATIVE and (digits := await reader.decimals(asset)) != wanted.decimals:
+            return Refusal(reason="InvalidAsset", message=f"the token of payment.asset has {digits} digits: correct payment.decimals")
+        if await reader.balance(writer.address, asset) < wanted.budget:
             return Refusal(reason="InsufficientFunds", message="the operator's account holds less than payment.budget: top it up")
         nodes, free = await self._servers()
         stake = candidates.stake_for(nodes, count=len(spec.servers), wanted=spec.payment.per_server, free=free, now=now)
-        return Intent(spec=spec.encode(), terms=specs.make_terms(spec, now=now, stake=stake), budget=wanted.budget)
+        terms = specs.make_terms(spec, now=now, stake=stake)
+        return Intent(spec=spec.encode(), terms=terms, budget=wanted.budget, asset=asset)
 
     async def _is_over(self, task_id: TaskId, until: int, now: int) -> bool:
         """Whether a task of ours, whose object may be gone, uses no channel any more: its lane is free."""

@@ -5,6 +5,7 @@ import enum
 
 from veilpod.core.ids import Address, ChannelId, NodeId, ResourceId, TaskId
 
+NATIVE = Address("0x" + "0" * 40)  # as an asset: the chain's coin
 SEQUENCE_BITS = 40
 
 
@@ -119,6 +120,7 @@ class ChainTask:
     statements: tuple[bytes, ...]  # from KeyPublished, () before
     descriptors: bytes  # from KeyPublished, b"" before
     published_key: Address | None  # from KeyPublished: stays known after the key was revoked
+    asset: Address = NATIVE  # of escrow and pay; stakes are in the chain's coin
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,10 +1,11 @@
 """What the operator shows of its money, and what its readiness probe says about the chain."""
 
+import dataclasses
 import types
 
 import prometheus_client
 import pytest
-from tests.support.channels import CHANNEL, opening
+from tests.support.channels import CHANNEL, TERMS, opening
 
 from veilpod.chain import Chain
 from veilpod.control.app import Operator
@@ -12,7 +13,7 @@ from veilpod.control.metrics import Metrics
 from veilpod.control.money import AccountMetrics, Exposure, exposure, show
 from veilpod.core.channel.records import Signed
 from veilpod.core.channel.state import ChannelState
-from veilpod.core.entities import ChainChannel, ChannelPhase
+from veilpod.core.entities import NATIVE, ChainChannel, ChannelPhase
 from veilpod.errors import ChainUnavailable
 
 PERIOD = 1000
@@ -28,7 +29,7 @@ def signed(sequence, a=30, b=270):
 
 
 def window(deadline, *, owed, phase=ChannelPhase.DISPUTED):
-    return Exposure(phase=phase, own=5, deadline=deadline, period=PERIOD, owed=owed)
+    return Exposure(phase=phase, own=5, asset=NATIVE, deadline=deadline, period=PERIOD, owed=owed)
 
 
 def sample(metrics, name, **labels):
@@ -37,22 +38,33 @@ def sample(metrics, name, **labels):
 
 def test_an_answer_is_owed_while_the_dispute_is_about_an_older_state_than_ours():
     disputed = chain_channel(ChannelPhase.DISPUTED, sequence=1, deadline=5000)
-    assert exposure(disputed, signed(2), is_a=True, period=PERIOD).owed
-    assert not exposure(disputed, signed(1), is_a=True, period=PERIOD).owed
-    assert not exposure(disputed, None, is_a=True, period=PERIOD).owed
-    assert not exposure(chain_channel(ChannelPhase.OPEN), signed(2), is_a=True, period=PERIOD).owed
+    assert exposure(disputed, signed(2), is_a=True, terms=TERMS).owed
+    assert not exposure(disputed, signed(1), is_a=True, terms=TERMS).owed
+    assert not exposure(disputed, None, is_a=True, terms=TERMS).owed
+    assert not exposure(chain_channel(ChannelPhase.OPEN), signed(2), is_a=True, terms=TERMS).owed
 
 
 @pytest.mark.parametrize(("is_a", "ours"), [(True, 30), (False, 270)])
 def test_what_is_ours_in_a_channel_is_what_both_signed_last_and_nothing_once_it_is_closed(is_a, ours):
-    assert exposure(chain_channel(ChannelPhase.OPEN), signed(2), is_a=is_a, period=PERIOD).own == ours
-    assert exposure(chain_channel(ChannelPhase.OPEN), None, is_a=is_a, period=PERIOD).own == (100 if is_a else 200)
-    assert exposure(chain_channel(ChannelPhase.CLOSED), signed(2), is_a=is_a, period=PERIOD).own == 0
+    assert exposure(chain_channel(ChannelPhase.OPEN), signed(2), is_a=is_a, terms=TERMS).own == ours
+    assert exposure(chain_channel(ChannelPhase.OPEN), None, is_a=is_a, terms=TERMS).own == (100 if is_a else 200)
+    assert exposure(chain_channel(ChannelPhase.CLOSED), signed(2), is_a=is_a, terms=TERMS).own == 0
+
+
+def test_what_is_in_tokens_is_not_added_to_what_is_in_coin():
+    metrics = Metrics()
+    coin = Exposure(phase=ChannelPhase.OPEN, own=7, asset=NATIVE, deadline=0, period=PERIOD, owed=False)
+    token = dataclasses.replace(coin, own=5, asset="0xT")
+    show(metrics, [coin, token, token], now=1000)
+    assert sample(metrics, "veilpod_channel_deposits_wei") == 7
+    assert sample(metrics, "veilpod_channel_deposits_tokens", asset="0xT") == 10
+    show(metrics, [coin], now=1000)
+    assert sample(metrics, "veilpod_channel_deposits_tokens", asset="0xT") is None
 
 
 def test_every_window_shows_what_is_left_of_it_those_first_in_which_we_owe_an_answer():
     metrics = Metrics()
-    open_one = Exposure(phase=ChannelPhase.OPEN, own=7, deadline=0, period=PERIOD, owed=False)
+    open_one = Exposure(phase=ChannelPhase.OPEN, own=7, asset=NATIVE, deadline=0, period=PERIOD, owed=False)
     show(metrics, [window(1300, owed=False), open_one, window(1900, owed=True), window(1600, owed=True)], now=1000)
     left = {(n, a): sample(metrics, "veilpod_challenge_window_left_seconds", window=n, answer=a) for n in "1234" for a in ("owed", "none")}
     assert {key: value for key, value in left.items() if value is not None} == {("1", "owed"): 600, ("2", "owed"): 900, ("3", "none"): 300}
@@ -73,6 +85,7 @@ def test_no_label_of_any_metric_could_name_a_channel_a_task_or_a_place():
     text = prometheus_client.generate_latest(metrics.registry).decode()
     assert CHANNEL.hex() not in text
     known = {
+        "asset",
         "kind",
         "reason",
         "effect",

@@ -155,9 +155,8 @@ class RequesterRole:
                 await status.set_finalizer(context, COMPUTE_TASKS, body, present=False)
             case do.RequestTask(intent=intent):
                 self._attempts.note(task, intent.terms.schedule_by)
-                await writer.request(
-                    salt=specs.request_salt(body["metadata"]["uid"]), spec=intent.spec, terms=intent.terms, value=intent.budget
-                )
+                salt = specs.request_salt(body["metadata"]["uid"])
+                await writer.request(salt=salt, spec=intent.spec, terms=intent.terms, budget=intent.budget, asset=intent.asset)
             case do.AssignServers(compute=compute):
                 assert snapshot.spec
                 await writer.assign(task, compute, snapshot.spec.stores)

@@ -10,13 +10,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from veilpod.core.entities import Resource
-from veilpod.core.ids import NodeId, ServerIndex
+from veilpod.core.entities import NATIVE, Resource
+from veilpod.core.ids import Address, NodeId, ServerIndex
+from veilpod.core.keys import parse_address
 from veilpod.core.sealing import recipient_bytes
 from veilpod.core.task import spec as specs
 from veilpod.errors import InvalidInput, ProtocolViolation
 
-_WEI = decimal.Decimal(10) ** 18
 _MONEY = re.compile(r"^(0|[1-9][0-9]{0,5})(\.[0-9]{1,18})?$")
 _DURATION = re.compile(r"^(?:([0-9]{1,3})h)?(?:([0-9]{1,5})m)?(?:([0-9]{1,7})s)?$")
 _SIZE = re.compile(r"^([0-9]+)(Ki|Mi|Gi|Ti|k|M|G|T)?$")
@@ -38,6 +38,7 @@ class Manifest:
     """ComputeTask.spec as values; `spec` lacks only what the registry knows: inputs and the mailbox."""
 
     budget: int
+    decimals: int  # of the asset, as the requester believes
     inputs: tuple[WantedInput, ...]
     result_role: str
     draft: specs.TaskSpec
@@ -69,11 +70,14 @@ def complete(manifest: Manifest, resources: Mapping[str, Sequence[Resource]], *,
     return spec
 
 
-def to_wei(text: Any) -> int:
-    """Read money: an exact decimal of the chain's coin, at most 18 digits after the point. Raises InvalidInput("InvalidMoney")."""
+def to_units(text: Any, decimals: int = 18) -> int:
+    """Read money: an exact decimal of an asset with so many digits after the point. Raises InvalidInput("InvalidMoney")."""
     if not isinstance(text, str) or not _MONEY.match(text):
         raise InvalidInput("InvalidMoney", f'write money as a decimal string such as "0.05", not {text!r}')
-    return int(decimal.Decimal(text) * _WEI)
+    units = decimal.Decimal(text).scaleb(decimals)
+    if units != int(units):
+        raise InvalidInput("InvalidMoney", f"{text!r} has more digits after the point than the {decimals} of the asset")
+    return int(units)
 
 
 def to_seconds(text: Any) -> int:
@@ -101,6 +105,7 @@ def _parse(spec: Mapping[str, Any]) -> Manifest:
     roles = tuple(
         specs.TaskRole(name=role["name"], replicas=role.get("replicas", 1), args=tuple(role.get("args") or ())) for role in spec["roles"]
     )
+    asset, decimals = _asset(payment)
     draft = specs.TaskSpec(
         program=specs.Program(
             image=program["image"],
@@ -116,9 +121,10 @@ def _parse(spec: Mapping[str, Any]) -> Manifest:
             sender=ServerIndex(0), recipient=result["recipient"], max_size=to_bytes(result.get("maxSize", "64Mi")), mailbox=NodeId(0)
         ),
         payment=specs.Payment(
-            per_server=to_wei(payment["perServer"]),
-            per_transfer_mib=to_wei(payment.get("perTransferMiB", "0")),
-            channel_deposit=to_wei(payment.get("channelDeposit", "0.001")),
+            per_server=to_units(payment["perServer"], decimals),
+            per_transfer_mib=to_units(payment.get("perTransferMiB", "0"), decimals),
+            channel_deposit=to_units(payment.get("channelDeposit", "0.001"), decimals),
+            asset=asset,
         ),
         deadlines=specs.Deadlines(
             schedule=to_seconds(deadlines.get("schedule", "2m")),
@@ -131,12 +137,13 @@ def _parse(spec: Mapping[str, Any]) -> Manifest:
         relays=onion.get("relays", "Any"),
         sandbox_class=spec.get("sandboxClassName", "standard"),
     )
-    budget = to_wei(payment["budget"])
+    budget = to_units(payment["budget"], decimals)
     if budget < len(draft.servers) * draft.payment.per_server:
         raise InvalidInput("BudgetTooSmall", "the budget does not cover perServer times the number of servers: raise payment.budget")
     sender = _index_of(draft, result["from"], 0)
     return Manifest(
         budget=budget,
+        decimals=decimals,
         inputs=tuple(
             WantedInput(dataset=item["dataset"], role=item["to"]["role"], index=item["to"].get("index", 0), path=item["path"])
             for item in spec.get("inputs") or ()
@@ -144,6 +151,20 @@ def _parse(spec: Mapping[str, Any]) -> Manifest:
         result_role=result["from"],
         draft=dataclasses.replace(draft, result=dataclasses.replace(draft.result, sender=sender)),
     )
+
+
+def _asset(payment: Mapping[str, Any]) -> tuple[Address, int]:
+    decimals = payment.get("decimals", 18)
+    if "asset" not in payment:
+        if decimals != 18:
+            raise InvalidInput("InvalidAsset", "payment.decimals belongs to a token: name it in payment.asset, or leave both out")
+        return NATIVE, 18
+    if not isinstance(decimals, int) or isinstance(decimals, bool) or not 0 <= decimals <= 36:
+        raise InvalidInput("InvalidAsset", f"payment.decimals is a number from 0 to 36, not {decimals!r}")
+    try:
+        return parse_address(payment["asset"]), decimals
+    except ProtocolViolation as error:
+        raise InvalidInput("InvalidAsset", f"payment.asset: {error}") from error
 
 
 def _index_of(spec: specs.TaskSpec, role: str, ordinal: int) -> ServerIndex:

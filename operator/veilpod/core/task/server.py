@@ -83,6 +83,8 @@ def _chain_ends_it(s: ServerSnapshot, task: ChainTask) -> Failure | _Done | None
         return _Done() if task.phase is TaskPhase.COMPLETED else Failure(stage=_stage(s), code="Cancelled")
     if task.phase not in (TaskPhase.ASSIGNED, TaskPhase.RUNNING):
         return None  # the assignment was reorganised away or not yet believed: wait
+    if not isinstance(s.spec, Refusal) and task.asset != s.spec.payment.asset:
+        return Failure(stage="SandboxReady", code="AssetMismatch")  # the escrow is not in what the specification promises
     if task.stopping or task.reported & (1 << s.index):
         return Failure(stage=_stage(s), code="Cancelled")
     if task.phase is TaskPhase.ASSIGNED and task.reported:

@@ -7,7 +7,7 @@ somebody made, and only those are acted on.
 import dataclasses
 from typing import TypeAlias, TypeVar
 
-from veilpod.core.entities import ChainChannel, ChainTask, Terms
+from veilpod.core.entities import NATIVE, ChainChannel, ChainTask, Terms
 from veilpod.core.ids import Address, NodeId, PodUid, ServerIndex, TaskId
 from veilpod.core.task.facts import Facts, Failure
 from veilpod.core.task.spec import TaskSpec
@@ -42,6 +42,7 @@ class Intent:
     spec: bytes
     terms: Terms
     budget: int
+    asset: Address = NATIVE
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,7 +54,6 @@ MAX_LANES = 1 << 32
 DEADLINE_SPACING = 60  # seconds
 TOPOLOGIES = frozenset({"None", "Star", "Mesh"})
 RELAY_POLICIES = frozenset({"Any", "InCluster"})
-NATIVE = Address("0x" + "0" * 40)
 CHALLENGE_SECONDS = 3600
 PENALTY_BPS = 1000  # of what a channel holds; who never signs past a lost message cannot be fined (docs/protocol/channels.md)
 _MAX_WEI = (1 << 96) - 1
@@ -87,6 +86,7 @@ def decode_spec(data: bytes) -> TaskSpec:
             per_transfer_mib=_wei(payment, "perTransferMiB"),
             channel_deposit=_wei(payment, "channelDeposit"),
             lane=payment.integer("lane", maximum=MAX_LANES - 1),
+            asset=payment.address("asset"),
         ),
         deadlines=_deadlines(top.fields("deadlines")),
         quorum=_quorum(top.fields("quorum")),
@@ -136,13 +136,13 @@ def make_terms(spec: TaskSpec, *, now: int, stake: int) -> Terms:
 
 
 def channel_terms(requester: Address, payment: Payment) -> ChannelTerms:
-    """The terms of every channel of a task: the chain's coin, an hour to answer a challenge, a tenth at stake in one.
+    """The terms of every channel of a task: the asset it is paid in, an hour to answer a challenge, a tenth at stake in one.
 
     The lane on chain is the low 48 bits of keccak256(requester || lane:32): the requester's next task between the same servers opens
     the same channels again, and no other requester's task is in its way.
     """
     lane = int.from_bytes(keccak256(address_bytes(requester) + payment.lane.to_bytes(4, "big"))[-6:], "big")
-    return ChannelTerms(asset=NATIVE, lane=lane, challenge_period=CHALLENGE_SECONDS, penalty_bps=PENALTY_BPS)
+    return ChannelTerms(asset=payment.asset, lane=lane, challenge_period=CHALLENGE_SECONDS, penalty_bps=PENALTY_BPS)
 
 
 def channels_of(requester: Address, spec: TaskSpec, owners: Sequence[Address]) -> tuple[ChannelId, ...]:

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from veilpod.core.canonical import canonical, to_hex
+from veilpod.core.entities import NATIVE
 from veilpod.core.fields import address_bytes
 from veilpod.core.ids import Address, NodeId, ResourceId, ServerIndex
 
@@ -63,12 +64,16 @@ class ResultSpec:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Payment:
-    """Wei. `lane`: which of the requester's channels between two servers is used; tasks that run side by side have different ones."""
+    """Units of `asset`: wei of the chain's coin, or the smallest part of an ERC-20 token.
+
+    `lane`: which of the requester's channels between two servers is used; tasks that run side by side have different ones.
+    """
 
     per_server: int
     per_transfer_mib: int
     channel_deposit: int
     lane: int = 0
+    asset: Address = NATIVE
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +170,7 @@ class TaskSpec:
                 "perTransferMiB": str(self.payment.per_transfer_mib),
                 "channelDeposit": str(self.payment.channel_deposit),
                 "lane": self.payment.lane,
+                "asset": to_hex(address_bytes(self.payment.asset)),
             },
             "deadlines": dataclasses.asdict(self.deadlines),
             "quorum": {"role": self.quorum.role, "min": self.quorum.min},

@@ -32,6 +32,9 @@ MANIFEST = {
 }  # fmt: skip
 
 
+TOKEN = checksum_address(b"\xab" * 20)
+
+
 def resource(owner: Address = OWNER, *, revoked: bool = False) -> Resource:
     return Resource(id=ResourceId(b"\x07" * 32), owner=owner, node=NodeId(9), revoked=revoked, digest=b"\x08" * 32, size=10, name="north")
 
@@ -74,6 +77,10 @@ def test_a_revoked_namesake_does_not_make_a_name_ambiguous() -> None:
     [
         ({"payment": {"budget": "0.02", "perServer": "0.01"}}, "BudgetTooSmall"),
         ({"payment": {"budget": "1e3", "perServer": "0.01"}}, "InvalidMoney"),
+        ({"payment": {"budget": "1.0000001", "perServer": "0.01", "asset": TOKEN, "decimals": 6}}, "InvalidMoney"),
+        ({"payment": {"budget": "1", "perServer": "0.01", "asset": "gold", "decimals": 6}}, "InvalidAsset"),
+        ({"payment": {"budget": "1", "perServer": "0.01", "asset": TOKEN, "decimals": 37}}, "InvalidAsset"),
+        ({"payment": {"budget": "1", "perServer": "0.01", "decimals": 6}}, "InvalidAsset"),
         ({"result": {"from": "hub", "recipient": "veil1nobody"}}, "InvalidRecipient"),
         ({"result": {"from": "nobody", "recipient": RECIPIENT}}, "NoSuchServer"),
         ({"deadlines": {"total": "1m"}}, "BadSpec"),
@@ -88,7 +95,22 @@ def test_what_the_api_server_cannot_know_is_refused_with_a_reason(change, reason
 
 @given(st.integers(0, 999_999), st.integers(0, 10**18 - 1))
 def test_money_is_exact(coins: int, wei: int) -> None:
-    assert manifest.to_wei(f"{coins}.{wei:018d}") == coins * 10**18 + wei
+    assert manifest.to_units(f"{coins}.{wei:018d}") == coins * 10**18 + wei
+
+
+@given(st.integers(0, 999_999), st.integers(0, 18), st.data())
+def test_money_in_a_token_is_exact_too(whole: int, decimals: int, data) -> None:
+    part = data.draw(st.integers(0, 10**decimals - 1))
+    text = f"{whole}.{part:0{decimals}d}" if decimals else str(whole)
+    assert manifest.to_units(text, decimals) == whole * 10**decimals + part
+
+
+def test_a_task_is_paid_in_the_asset_that_it_names() -> None:
+    spec = complete(MANIFEST | {"payment": {"budget": "50", "perServer": "10.5", "asset": TOKEN.lower(), "decimals": 6}})
+    assert specs.decode_spec(spec.encode()) == spec
+    assert (spec.payment.asset, spec.payment.per_server, spec.payment.channel_deposit) == (TOKEN, 10_500_000, 1_000)
+    assert specs.channel_terms(OWNER, spec.payment).asset == TOKEN
+    assert complete().payment.asset == "0x" + "0" * 40
 
 
 def test_a_reader_forgives_nothing() -> None:
