@@ -1,7 +1,8 @@
-"""Parties that leave for good. Nobody who stayed loses money, and nobody needs those who left."""
+"""Parties that leave for good, and a chain that stands still meanwhile. Nobody who stayed loses money, and nobody needs those who left."""
 
 import contextlib
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -17,10 +18,8 @@ pytestmark = pytest.mark.e2e
 
 TOTAL = 1800  # seconds: the task's last deadline
 PERIOD = 3600  # seconds: the channels' challenge period
-ENDLESS = [  # it computes until it is stopped
-    {"name": "hub", "replicas": 1, "args": ["aggregate", "--rounds", "100000"]},
-    {"name": "site", "replicas": 2, "args": ["train"]},
-]
+# Longer than everything in an operator that waits for an answer. Five minutes are the same, and take five minutes.
+HALT = int(os.environ.get("VEILPOD_HALT_SECONDS", "75"))
 
 
 def channels(stage: Stage, server: Party) -> list[dict[str, Any]]:
@@ -31,6 +30,23 @@ def channels(stage: Stage, server: Party) -> list[dict[str, Any]]:
 
 def task_id(stage: Stage, name: str) -> str:
     return str(stage.cluster.get("computetask", name, "-n", REQUESTER.name)["status"]["taskId"])
+
+
+def phase(stage: Stage, server: Party, channel: str) -> str:
+    return str(stage.cluster.get("statechannel", channel, "-n", server.name)["status"]["phase"])
+
+
+def ready(stage: Stage, party: Party) -> bool:
+    return bool(stage.cluster.get("deployment", f"{party.name}-operator", "-n", party.name)["status"].get("readyReplicas"))
+
+
+def until_after(stage: Stage, web3: Web3, condition: Callable[[], bool]) -> None:
+    """Let a challenge period pass on the chain, and another, until the operators have brought something about."""
+    for _ in range(16):
+        playing.pass_time(stage, web3, PERIOD + 100)
+        if waiting.until(condition, timeout=10, every=1):
+            return
+    raise AssertionError("sixteen challenge periods were not enough")
 
 
 @contextlib.contextmanager
@@ -47,7 +63,7 @@ def gone(stage: Stage, party: Party) -> Iterator[None]:
 def test_a_server_whose_peer_left_for_good_is_paid_by_the_newest_state(stage: Stage) -> None:
     with chain.reachable(stage.cluster) as web3:
         first = web3.eth.block_number
-        playing.start(stage, "widowed", roles=ENDLESS)
+        playing.start(stage, "widowed", roles=playing.ENDLESS)
         playing.reached(stage, "widowed", "InputsVerified")
         playing.until(lambda: any(c["status"].get("sequence", 0) >= 50 for s in SERVERS for c in channels(stage, s)), "fifty updates")
         hub = max(SERVERS, key=lambda server: len(channels(stage, server)))
@@ -57,12 +73,13 @@ def test_a_server_whose_peer_left_for_good_is_paid_by_the_newest_state(stage: St
             playing.delete(stage, "widowed")
             playing.until(lambda: playing.conditions(stage, "widowed").get("Failed", {}).get("status") == "True", "the task is given up")
             playing.until(lambda: _destroyed(stage, [server for server in SERVERS if server != leaver]), "the others are torn down")
-            # The server's last deadline passes, the patience for its close, then the challenge period.
-            for _ in range(16):
-                playing.pass_time(stage, web3, PERIOD + 100)
-                if waiting.until(lambda: channels(stage, hub) == [], timeout=10, every=1):
-                    break
-            assert channels(stage, hub) == []
+            # The server's last deadline passes, then the patience for its close: the one who stayed goes to the chain.
+            until_after(stage, web3, lambda: phase(stage, hub, between) == "Disputed")
+            with playing.chain_away(stage):
+                playing.until(lambda: not ready(stage, hub), "the operator says that the chain is away")
+                waiting.pause(HALT)
+            playing.until(lambda: ready(stage, hub), "the operator goes on")
+            until_after(stage, web3, lambda: channels(stage, hub) == [])  # the challenge period
             newest = stage.cluster.get("statechannel", between, "-n", hub.name)
             ledger = playing.ledger(stage, web3, first)
             closed = [event for event in ledger.events("channels") if event["name"] == "Closed"]
@@ -84,7 +101,7 @@ def _destroyed(stage: Stage, servers: list[Party]) -> bool:
 def test_when_everybody_is_away_a_stranger_closes_the_task_and_the_requester_is_refunded(stage: Stage) -> None:
     with chain.reachable(stage.cluster) as web3:
         first = web3.eth.block_number
-        playing.start(stage, "abandoned", roles=ENDLESS)
+        playing.start(stage, "abandoned", roles=playing.ENDLESS)
         playing.reached(stage, "abandoned", "KeyPublished")
         task = task_id(stage, "abandoned")
         everybody = (REQUESTER, *SERVERS)

@@ -20,10 +20,6 @@ from veilpod.core.ids import Address
 pytestmark = pytest.mark.e2e
 
 CHEAPER = 65_000  # gas of both transactions that open a channel; the first time they cost 75,848 (make bench-contracts)
-ENDLESS = [  # it computes until it is stopped
-    {"name": "hub", "replicas": 1, "args": ["aggregate", "--rounds", "100000"]},
-    {"name": "site", "replicas": 2, "args": ["train"]},
-]
 
 
 def sessions(stage: Stage, name: str) -> dict[str, tuple[int, str]]:
@@ -64,7 +60,7 @@ def test_a_second_task_opens_the_channels_again_for_less_and_no_state_of_the_fir
         playing.start(stage, "once")
         playing.reached(stage, "once", "Settled")
         before = sessions(stage, "once")
-        playing.start(stage, "again", roles=ENDLESS)
+        playing.start(stage, "again", roles=playing.ENDLESS)
         try:
             playing.reached(stage, "again", "InputsVerified")
             shared = {channel: found for channel, found in sessions(stage, "again").items() if channel in before}

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from demo import chain, install
+from demo import chain
 from demo.parties import REQUESTER, SERVERS
 from demo.stage import Stage
 from web3 import Web3
@@ -34,20 +34,11 @@ def token(stage: Stage) -> Iterator[Any]:
         made = web3.eth.contract(address=address, abi=ABI)
         for party in (REQUESTER, *SERVERS):
             made.functions.mint(Web3.to_checksum_address(party.address), RICH).transact({"from": payer})
-        accept(stage, [address])
+        playing.reconfigure(stage, assets=[address])
         try:
             yield made
         finally:
-            accept(stage, [])
-
-
-def accept(stage: Stage, assets: list[str]) -> None:
-    for server in SERVERS:
-        values = install.values(server, stage.references, stage.contracts)
-        values["compute"] |= {"assets": assets}
-        install.helm(stage.cluster, server.name, server.name, values)
-    for server in SERVERS:
-        stage.cluster.kubectl("rollout", "status", f"deployment/{server.name}-operator", "-n", server.name, "--timeout=240s")
+            playing.reconfigure(stage, assets=[])
 
 
 def test_budget_pay_and_channels_are_in_the_token(stage: Stage, token: Any) -> None:

@@ -34,22 +34,13 @@ def tower(stage: Stage) -> Iterator[None]:
         chain.fund(web3, [TOWER])
     install.release(stage.cluster, TOWER, references, stage.contracts)
     stage.cluster.kubectl("rollout", "status", f"deployment/{TOWER.name}-watchtower", "-n", TOWER.name, "--timeout=240s")
-    use_tower(stage, [{"url": f"http://{TOWER.name}-watchtower.{TOWER.name}.svc:9201", "address": TOWER.address}])
+    playing.reconfigure(stage, watchtowers=[{"url": f"http://{TOWER.name}-watchtower.{TOWER.name}.svc:9201", "address": TOWER.address}])
     try:
         yield
     finally:
-        use_tower(stage, [])
+        playing.reconfigure(stage, watchtowers=[])
         stage.cluster.run("helm", "uninstall", TOWER.name, "-n", TOWER.name)
         stage.cluster.kubectl("delete", "namespace", TOWER.name, "--wait=false")
-
-
-def use_tower(stage: Stage, watchtowers: list[dict[str, str]]) -> None:
-    for server in SERVERS:
-        values = install.values(server, stage.references, stage.contracts)
-        values["compute"] |= {"watchtowers": watchtowers}
-        install.helm(stage.cluster, server.name, server.name, values)
-    for server in SERVERS:
-        stage.cluster.kubectl("rollout", "status", f"deployment/{server.name}-operator", "-n", server.name, "--timeout=240s")
 
 
 def guards(stage: Stage, task: str) -> dict[str, dict[str, Any]]:
@@ -85,14 +76,10 @@ def of(events: list[dict[str, Any]], name: str, channel: str) -> list[dict[str, 
 @pytest.mark.usefixtures("tower")
 def test_old_states_published_while_every_operator_is_away_are_answered_and_the_cheater_pays(stage: Stage, tmp_path: pathlib.Path) -> None:
     by_address = {server.address: server for server in SERVERS}
-    roles = [
-        {"name": "hub", "replicas": 1, "args": ["aggregate", "--rounds", "100000"]},  # it computes until it is stopped
-        {"name": "site", "replicas": 2, "args": ["train"]},
-    ]
     with chain.reachable(stage.cluster) as web3:
         url = chain.url(web3)
         first = web3.eth.block_number
-        playing.start(stage, "watched", roles=roles)
+        playing.start(stage, "watched", roles=playing.ENDLESS)
         playing.reached(stage, "watched", "InputsVerified")
         task = stage.cluster.get("ct", "watched", "-n", parties.REQUESTER.name)["status"]["taskId"]
         playing.until(

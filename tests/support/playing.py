@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from demo import chain, play
+from demo import chain, install, play
 from demo.ledger import Ledger
 from demo.parties import REQUESTER, SERVERS, Party
 from demo.stage import Stage
@@ -16,6 +16,10 @@ from web3 import Web3
 from localcluster import waiting
 
 PATIENCE = 300.0
+ENDLESS = [  # roles of the example that compute until they are stopped
+    {"name": "hub", "replicas": 1, "args": ["aggregate", "--rounds", "100000"]},
+    {"name": "site", "replicas": 2, "args": ["train"]},
+]
 
 
 def start(stage: Stage, name: str, **changes: Any) -> None:
@@ -58,6 +62,16 @@ def forget(stage: Stage, name: str) -> None:
     stage.cluster.kubectl(
         "delete", "ct", name, "-n", REQUESTER.name, "--ignore-not-found", f"--timeout={PATIENCE:.0f}s", timeout=PATIENCE + 20
     )
+
+
+def reconfigure(stage: Stage, **compute: Any) -> None:
+    """Have every server's owner change its values, and wait for the new operators."""
+    for server in SERVERS:
+        values = install.values(server, stage.references, stage.contracts)
+        values["compute"] |= compute
+        install.helm(stage.cluster, server.name, server.name, values)
+    for server in SERVERS:
+        stage.cluster.kubectl("rollout", "status", f"deployment/{server.name}-operator", "-n", server.name, "--timeout=240s")
 
 
 def sandbox_pods(stage: Stage) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from tests.unit.core.task.world import World
 
 from veilpod.core.entities import TaskPhase
+from veilpod.core.ids import Address
 from veilpod.core.task import conditions
 from veilpod.core.task.conditions import Type
 
@@ -112,6 +113,15 @@ def test_a_sandbox_lost_after_its_statement_fails_the_task() -> None:
     assert world.phase is TaskPhase.CLOSED
     assert world.servers[1].facts.failure is not None
     assert world.servers[1].facts.failure.code == "AgentRestarted"
+
+
+def test_an_escrow_in_another_asset_than_was_promised_gets_no_sandbox() -> None:
+    world = World()
+    world.asset = Address("0x" + "ee" * 20)
+    run(world)
+    assert world.phase is TaskPhase.CLOSED
+    assert [server.pods for server in world.servers] == [[], [], []]
+    assert {server.facts.failure.code for server in world.servers if server.facts.failure} == {"AssetMismatch"}
 
 
 def test_changed_fences_end_the_sandbox() -> None:

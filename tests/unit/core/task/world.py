@@ -183,6 +183,7 @@ class World:
 
     def __init__(self, spec: specs.TaskSpec | None = None) -> None:
         self.spec = spec or a_spec()
+        self.asset = self.spec.payment.asset
         self.clock = 1_000_000
         self.servers = [Server(index=server.index) for server in self.spec.servers]
         self.channels = [Channel(link=link) for link in self.spec.links]
@@ -276,6 +277,7 @@ class World:
             statements=self.statements,
             descriptors=b"",
             published_key=KEY if self.published else None,
+            asset=self.asset,
         )
 
     servers_engaged = False
