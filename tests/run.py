@@ -11,19 +11,19 @@ import dataclasses
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 
-from localcluster import progress, toolchain
+from localcluster import layout, lifecycle, progress, toolchain
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LOGS = ROOT / "build" / "logs"
 BIN = ".venv/bin"
 SUMMARY = re.compile(r"(?:Ran \d+ test suites? .*: |=* ?(?:\d+ \w+, )*)(\d+) (?:tests )?passed\b")
-PATIENCE = 120.0  # seconds to take the clusters down
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,10 +93,9 @@ def main() -> int:
 
 @contextlib.contextmanager
 def _running(step: Step) -> "Iterator[subprocess.Popen[bytes]]":
-    """Start a step; who leaves before its end interrupts it, and waits until it has cleaned up."""
+    """Start a step; who leaves before its end ends it, and the clusters that it had."""
     environment = os.environ | {"PATH": os.pathsep.join([str(toolchain.node().parent), toolchain.PATH])}
     with step.log.open("wb") as output:
-        # In a process group of its own: Ctrl-C must reach it once, from us, or it would interrupt its own cleaning up.
         process = subprocess.Popen(
             step.command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0
         )
@@ -104,8 +103,12 @@ def _running(step: Step) -> "Iterator[subprocess.Popen[bytes]]":
         yield process
     finally:
         if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            process.wait(PATIENCE)
+            os.killpg(process.pid, signal.SIGKILL)  # an interrupted pytest-xdist goes on with its tests
+            process.wait()
+            for name in lifecycle.names():
+                if name.startswith(f"test-{process.pid}-"):
+                    lifecycle.down(name)
+                    shutil.rmtree(layout.BUILD / name, ignore_errors=True)
 
 
 def _finish(step: Step, process: "subprocess.Popen[bytes]", shown: progress.Step) -> int:

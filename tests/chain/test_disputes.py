@@ -181,7 +181,7 @@ async def test_a_window_in_which_we_owe_an_answer_is_shown_with_what_is_left_of_
 
     async def look(after):
         disputed = await pair.on_chain(pair.b)
-        show(metrics, [exposure(disputed, newest, is_a=False, period=60)], now=disputed.deadline - 60 + after)
+        show(metrics, [exposure(disputed, newest, is_a=False, terms=PENALISED)], now=disputed.deadline - 60 + after)
         names = {answer: {"window": "1", "answer": answer} for answer in ("owed", "none")}
         return {a: metrics.registry.get_sample_value("veilpod_challenge_window_left_ratio", labels) for a, labels in names.items()}
 

@@ -65,14 +65,6 @@ class Cluster:
         return parsed
 
 
-def pytest_unconfigure() -> None:
-    """End the clusters of workers that were ended before they could do so."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        for name in lifecycle.names():
-            if name.startswith(f"test-{os.getpid()}-"):
-                lifecycle.down(name)
-
-
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     try:
