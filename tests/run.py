@@ -42,16 +42,19 @@ class Step:
 STEPS = (
     Step(name="lint", command=(f"{BIN}/ruff", "check", ".")),
     Step(name="format", command=(f"{BIN}/ruff", "format", "--check", ".")),
-    Step(name="types", command=(f"{BIN}/mypy",)),
     Step(name="imports", command=(f"{BIN}/lint-imports",)),
     Step(name="docs", command=(f"{BIN}/python", "docs/generate.py", "--check")),
     Step(name="contract tools", command=("npm", "ci", "--prefix", "contracts", "--no-audit", "--no-fund")),
     Step(name="cluster build", command=(f"{BIN}/python", "-m", "localcluster", "build")),
     Step(
         name="end to end",
-        command=(f"{BIN}/pytest", "-m", "e2e", "--numprocesses=2", "--dist=loadfile", "--durations=25", "tests/e2e"),
+        command=(
+            *(f"{BIN}/pytest", "-m", "e2e", "--durations=25"),
+            *("--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder", "tests/e2e"),
+        ),
         cluster=True,
     ),
+    Step(name="types", command=(f"{BIN}/mypy",)),
     Step(name="contracts", command=("contracts/tools/test",)),
     Step(name="artifacts", command=("contracts/tools/build", "--check")),
     Step(name="contract checkers", command=("make", "checkers")),

@@ -65,6 +65,12 @@ class Cluster:
         return parsed
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """First what plays on the stage: it waits, while what is tested beside it computes. The quick tests fill the gaps at the end."""
+    on_stage = {item.path for item in items if "stage" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path not in on_stage)
+
+
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     try:
