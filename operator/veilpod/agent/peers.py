@@ -121,7 +121,8 @@ class Peers:
         session: Session | None = None
         try:
             session = await meet()
-            async with asyncio.timeout(_HELLO_SECONDS):
+            # The host greets once its operator has handed over, and an operator may be on its way back from a restart.
+            async with asyncio.timeout(self._configuration.spec.deadlines.inputs if guest else _HELLO_SECONDS):
                 channel = await (self._greet(session, peer) if guest else self._be_greeted(session, peer))
             link = self._links[peer] = self._link(peer, session, channel, guest=guest)
             link.sent.credit(self._credits.get(peer, 0))

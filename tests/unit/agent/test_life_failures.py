@@ -20,7 +20,7 @@ from tests.support.sandbox_net import (
     star,
 )
 
-from veilpod.agent import seal
+from veilpod.agent import peers, seal
 from veilpod.core.ids import PodUid
 from veilpod.core.keys import SigningKey
 from veilpod.core.task import spec
@@ -122,6 +122,28 @@ async def test_inputs_that_never_come_are_a_timeout(world: World, short_deadline
     await world.start(star([item], port=free_port(), compute=1))
     await world.meet()
     assert (await world.sandboxes[1].until("failed"))["code"] == "InputTimeout"
+
+
+async def test_a_peer_whose_operator_hands_over_late_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "_HELLO_SECONDS", 0.3)
+    objects = [sealed_object("north", b"n" * 1000), sealed_object("south", b"s" * 1000)]
+    world.publish = False
+    await world.start(star(objects, port=free_port()))
+    for operator, item in zip(world.stores, objects, strict=True):
+        await serve_object(operator.service, item)
+    await world.meet()
+    hub, *sites = world.sandboxes
+    for site in sites:
+        await site.link.call("published", **world.published.document())
+    await asyncio.sleep(1.5)  # the hub's operator is restarted meanwhile
+    await hub.link.call("published", **world.published.document())
+    await world.deliver(objects)
+    for site in sites:
+        await site.until("inputs", count=2)
+        await site.start_program(SITE)
+    await hub.start_program(HUB.format(sites=2))
+    for sandbox in world.sandboxes:
+        assert await sandbox.until("exited") == {"how": "Exited", "code": 0}
 
 
 @pytest.mark.parametrize("least", [1, 2])
