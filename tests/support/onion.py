@@ -53,8 +53,8 @@ class Network:
 
     def proxy(self, **options: Any) -> OnionProxy:
         """A client of this network; closed with it."""
-        options = {"directory": lambda: list(self.entries.values()), "hops": 3, "in_cluster": False, "trace": None} | options
-        proxy = OnionProxy(**options)
+        defaults: dict[str, Any] = {"directory": lambda: list(self.entries.values()), "hops": 3, "in_cluster": False, "trace": None}
+        proxy = OnionProxy(**defaults | options)
         self.proxies.append(proxy)
         return proxy
 
