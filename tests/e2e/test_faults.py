@@ -12,7 +12,7 @@ from tests.support import playing
 pytestmark = pytest.mark.e2e
 
 PHASES = ("Requested", "ChannelsOpen", "SandboxReady", "KeyPublished", "InputsVerified", "Computed", "SandboxDestroyed")
-ENDS = ("complete", "refund", "close", "challenge", "finalize")
+ENDS = ("task Completed", "task Closed", "channel Closed", "channel Challenged")
 
 
 def test_a_task_settles_once_although_every_operator_is_killed_in_each_phase(stage: Stage) -> None:
@@ -25,9 +25,11 @@ def test_a_task_settles_once_although_every_operator_is_killed_in_each_phase(sta
                 playing.kill_operator(stage, party)
         playing.reached(stage, "killed", "Settled")
         transactions = playing.ledger(stage, web3, first).transactions()
+        happened = playing.happened(stage, web3, first, "killed")
     assert [t for t in transactions if not t["ok"]] == []
-    once = Counter((t["function"]) for t in transactions if t["function"] in ("request", "assign", "publishKey", "complete", "close"))
-    assert once == {"request": 1, "assign": 1, "publishKey": 1, "complete": 1, "close": 2}
+    once = {f"task {name}": 1 for name in ("Requested", "Assigned", "KeyPublished", "Completed")}
+    channels = {f"channel {name}": 2 for name in ("Opening", "Opened", "Closed")}
+    assert {what: times for what, times in happened.items() if what != "task Reported"} == once | channels
     reports = Counter(t["sender"] for t in transactions if t["function"] == "report")
     assert set(reports.values()) <= {1}
     assert playing.sandbox_pods(stage) == []
@@ -43,10 +45,12 @@ def test_a_chain_that_is_away_for_a_minute_during_settlement_delays_it_and_pays_
             waiting.pause(60)
         playing.reached(stage, "chainless", "Settled")
         transactions = playing.ledger(stage, web3, first).transactions()
+        happened = playing.happened(stage, web3, first, "chainless")
         assert playing.ledger(stage, web3, first).balances()["equation"]["holds"]
     # Both sides of a channel may have wanted to close it while neither could see the other do so: the second one is refused, and only that.
     assert {t["function"] for t in transactions if not t["ok"]} <= {"close"}
-    assert Counter(t["function"] for t in transactions if t["ok"] and t["function"] in ENDS) == {"complete": 1, "close": 2}
+    ends = {what: times for what, times in happened.items() if what in ENDS}
+    assert ends == {"task Completed": 1, "channel Closed": 2}
     playing.forget(stage, "chainless")
 
 

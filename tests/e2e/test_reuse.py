@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from demo import chain
-from demo.parties import REQUESTER, SERVERS
+from demo.parties import SERVERS
 from demo.stage import Stage
 from web3 import Web3
 from web3.exceptions import ContractCustomError
@@ -20,13 +20,6 @@ from veilpod.core.ids import Address
 pytestmark = pytest.mark.e2e
 
 CHEAPER = 65_000  # gas of both transactions that open a channel; the first time they cost 75,848 (make bench-contracts)
-
-
-def sessions(stage: Stage, name: str) -> dict[str, tuple[int, str]]:
-    """A task's channels: in which session, and the party a."""
-    task = stage.cluster.get("computetask", name, "-n", REQUESTER.name)["status"]["taskId"]
-    items = [item["spec"] for server in SERVERS for item in stage.cluster.get("statechannel", "-n", server.name)["items"]]
-    return {spec["channelId"]: (spec["session"], spec["a"]) for spec in items if spec["assignment"].startswith(f"ta-{task[2:18]}-")}
 
 
 def opening_gas(stage: Stage, web3: Any, first: int) -> dict[tuple[str, int], int]:
@@ -59,11 +52,11 @@ def test_a_second_task_opens_the_channels_again_for_less_and_no_state_of_the_fir
         first = web3.eth.block_number
         playing.start(stage, "once")
         playing.reached(stage, "once", "Settled")
-        before = sessions(stage, "once")
+        before = playing.sessions(stage, "once")
         playing.start(stage, "again", roles=playing.ENDLESS)
         try:
             playing.reached(stage, "again", "InputsVerified")
-            shared = {channel: found for channel, found in sessions(stage, "again").items() if channel in before}
+            shared = {channel: found for channel, found in playing.sessions(stage, "again").items() if channel in before}
             assert shared, "two stars between three servers share a pair"
             gas = opening_gas(stage, web3, first)
             for channel, (session, a) in shared.items():

@@ -4,6 +4,7 @@ import contextlib
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -100,6 +101,25 @@ def chain_away(stage: Stage):  # type: ignore[no-untyped-def]
 def ledger(stage: Stage, web3: Web3, first: int) -> Ledger:
     """What has happened on chain since a block."""
     return Ledger(web3=web3, contracts=stage.contracts, first=first, last=web3.eth.block_number)
+
+
+def sessions(stage: Stage, name: str) -> dict[str, tuple[int, str]]:
+    """A task's channels: in which session, and the party a."""
+    task = stage.cluster.get("computetask", name, "-n", REQUESTER.name)["status"]["taskId"]
+    items = [item["spec"] for server in SERVERS for item in stage.cluster.get("statechannel", "-n", server.name)["items"]]
+    return {spec["channelId"]: (spec["session"], spec["a"]) for spec in items if spec["assignment"].startswith(f"ta-{task[2:18]}-")}
+
+
+def happened(stage: Stage, web3: Web3, first: int, name: str) -> Counter[str]:
+    """What the contracts tell of one task and its channels, counted: others may still be on their way out."""
+    task = stage.cluster.get("computetask", name, "-n", REQUESTER.name)["status"]["taskId"]
+    ours = {(channel, session) for channel, (session, _) in sessions(stage, name).items()}
+    seen = ledger(stage, web3, first)
+    found = Counter(f"task {e['name']}" for e in seen.events("scheduler") if "0x" + bytes(e["args"].get("id", b"")).hex() == task)
+    for event in seen.events("channels"):
+        if "channel" in event and ("0x" + event["channel"].id.hex(), event["channel"].epoch) in ours:
+            found[f"channel {event['name']}"] += 1
+    return found
 
 
 def pass_time(stage: Stage, web3: Web3, seconds: int) -> None:
