@@ -66,7 +66,7 @@ class MuxStream:
         self._credit = mux.window.stream
         self._room = mux.window.stream
         self._consumed = 0
-        self._chunks: collections.deque[memoryview] = collections.deque()
+        self._chunks: collections.deque[bytes | memoryview] = collections.deque()
         self._arrived = asyncio.Event()
         self._credited = asyncio.Event()
         self._over = asyncio.Event()
@@ -87,13 +87,14 @@ class MuxStream:
             await self._arrived.wait()
         chunk = self._chunks[0]
         if len(chunk) > limit:
-            self._chunks[0] = chunk[limit:]
+            view = memoryview(chunk)
+            self._chunks[0] = view[limit:]
             self._mux.hold.give(limit)
-            return bytes(chunk[:limit])
+            return bytes(view[:limit])
         self._chunks.popleft()
         self._mux.hold.give(len(chunk))
         self._consume()
-        return bytes(chunk)
+        return bytes(chunk)  # no copy of what is whole
 
     async def readexactly(self, size: int) -> bytes:
         parts, missing = [], size
@@ -219,7 +220,7 @@ class MuxStream:
                 self.end(EndReason.RESOURCE)
                 self.fail(PeerUnavailable("more has arrived than can be held: the stream was not read for too long"))
                 return
-            self._chunks.append(memoryview(bytes(message.data)))
+            self._chunks.append(bytes(message.data))
         else:
             self._consume()
         if message.flags & FIN:
