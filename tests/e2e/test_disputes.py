@@ -28,6 +28,13 @@ def channels(stage: Stage, server: Party) -> list[dict[str, Any]]:
     return [item for item in items if item.get("status", {}).get("phase") != "Closed"]
 
 
+def unsettled(stage: Stage, server: Party) -> list[str]:
+    """A server's channels whose money is not home."""
+    items = stage.cluster.get("statechannel", "-n", server.name)["items"]
+    done = {i["metadata"]["name"] for i in items for c in i["status"]["conditions"] if (c["type"], c["status"]) == ("Settled", "True")}
+    return [item["metadata"]["name"] for item in items if item["metadata"]["name"] not in done]
+
+
 def task_id(stage: Stage, name: str) -> str:
     return str(stage.cluster.get("computetask", name, "-n", REQUESTER.name)["status"]["taskId"])
 
@@ -129,5 +136,6 @@ def test_when_everybody_is_away_a_stranger_closes_the_task_and_the_requester_is_
                 stage.cluster.kubectl("rollout", "status", f"deployment/{party.name}-operator", "-n", party.name, "--timeout=240s")
         playing.reached(stage, "abandoned", "Failed")
         playing.forget(stage, "abandoned")
+        until_after(stage, web3, lambda: not any(unsettled(stage, server) for server in SERVERS))  # the next test finds nothing under way
         assert playing.ledger(stage, web3, first).balances()["equation"]["holds"]
     playing.until(lambda: playing.sandbox_pods(stage) == [], "no sandbox is left")
