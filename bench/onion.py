@@ -51,7 +51,6 @@ class Stream(Protocol):
 
 def serve(port: int) -> None:
     """Run the server, for ever."""
-    os.set_inheritable(0, False)
     listener = socket.create_server(("127.0.0.1", port), backlog=4096)
     block, taken = memoryview(os.urandom(PIECE)), memoryview(bytearray(PIECE))
     while True:

@@ -64,7 +64,7 @@ abstract contract SchedulerBase is Base {
         return registry.register(roles, roles & COMPUTE == 0 ? 0 : 2, "identity", "onion", "192.0.2.1:1", proof);
     }
 
-    function requestTask() internal {
+    function requestTask() internal virtual {
         vm.prank(REQUESTER);
         id = scheduler.request{value: BUDGET}("salt", "spec", terms);
     }

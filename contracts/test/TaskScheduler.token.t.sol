@@ -23,22 +23,9 @@ contract TokenTaskTest is SchedulerBase {
         token.approve(address(scheduler), type(uint256).max);
     }
 
-    function requestInToken() private {
+    function requestTask() internal override {
         vm.prank(REQUESTER);
         id = scheduler.requestWithERC20("salt", "spec", terms, address(token), BUDGET);
-    }
-
-    function assignInToken() private {
-        requestInToken();
-        vm.prank(REQUESTER);
-        scheduler.assign(id, compute, stores);
-    }
-
-    function runInToken() private {
-        assignInToken();
-        bytes memory signed = signatures();
-        vm.prank(REQUESTER);
-        scheduler.publishKey(id, vm.addr(TASK_KEY), statements, signed, "descriptors");
     }
 
     function refused(bytes4 why) private {
@@ -58,7 +45,7 @@ contract TokenTaskTest is SchedulerBase {
     function test_a_request_locks_its_budget_in_tokens_and_no_coin() public {
         vm.expectEmit();
         emit ITaskScheduler.Requested(keccak256(abi.encode(REQUESTER, bytes32("salt"))), REQUESTER, "spec");
-        requestInToken();
+        requestTask();
         assertTokens(RICH - BUDGET, 0, 0, 0);
         vm.assertEq(address(scheduler).balance, 6 ether, "stakes");
 
@@ -71,12 +58,12 @@ contract TokenTaskTest is SchedulerBase {
     }
 
     function test_a_task_in_the_chains_coin_says_so() public {
-        requestTask();
+        super.requestTask();
         vm.assertEq(scheduler.task(id).asset, address(0), "asset");
     }
 
     function test_everybody_is_paid_in_tokens_and_gets_its_stake_back_in_coin() public {
-        runInToken();
+        runTask();
         ITaskScheduler.TaskView memory t = scheduler.task(id);
         vm.assertEq(t.asset, address(token), "asset");
         vm.assertEq(keccak256(abi.encode(t.compute)), keccak256(abi.encode(compute)), "compute");
@@ -95,7 +82,7 @@ contract TokenTaskTest is SchedulerBase {
     function test_who_is_missing_is_not_paid_and_its_stake_goes_to_the_requester_in_coin(uint16 present, uint8 by)
         public
     {
-        runInToken();
+        runTask();
         by = uint8(bound(by, 0, SERVERS - 1));
         uint256 there = 1;
         for (uint8 i; i < SERVERS; ++i) {
@@ -112,7 +99,7 @@ contract TokenTaskTest is SchedulerBase {
     }
 
     function test_without_a_key_the_tokens_come_back_and_the_silent_lose_their_stake() public {
-        assignInToken();
+        assignTask();
         report(0);
         vm.warp(terms.keyBy + 1);
         vm.expectEmit();
@@ -123,7 +110,7 @@ contract TokenTaskTest is SchedulerBase {
     }
 
     function test_servers_sent_home_while_running_are_paid_in_tokens() public {
-        runInToken();
+        runTask();
         vm.prank(REQUESTER);
         scheduler.cancel(id);
         for (uint8 i; i < SERVERS; ++i) {
@@ -135,7 +122,7 @@ contract TokenTaskTest is SchedulerBase {
     }
 
     function test_a_task_nobody_was_assigned_to_gives_the_tokens_back() public {
-        requestInToken();
+        requestTask();
         vm.prank(REQUESTER);
         scheduler.cancel(id);
         assertTokens(RICH, 0, 0, 0);
@@ -144,7 +131,7 @@ contract TokenTaskTest is SchedulerBase {
     }
 
     function test_what_a_token_will_not_deliver_is_a_credit_in_that_token() public {
-        runInToken();
+        runTask();
         token.setBlocked(owners[0], true);
         report(0);
         report(1);
@@ -169,7 +156,7 @@ contract TokenTaskTest is SchedulerBase {
     }
 
     function test_a_requester_that_refuses_coin_has_a_credit_for_the_stakes_and_its_tokens_at_once() public {
-        assignInToken();
+        assignTask();
         vm.etch(REQUESTER, address(new Wallet(REQUESTER)).code);
         Wallet(payable(REQUESTER)).setRefusing(true);
         vm.warp(terms.keyBy + 1);
@@ -181,7 +168,7 @@ contract TokenTaskTest is SchedulerBase {
 
     function test_a_token_that_answers_nothing_is_a_token() public {
         token.setSilent(true);
-        requestInToken();
+        requestTask();
         vm.prank(REQUESTER);
         scheduler.cancel(id);
         assertTokens(RICH, 0, 0, 0);
@@ -226,7 +213,7 @@ contract TokenTaskTest is SchedulerBase {
     }
 
     function test_a_salt_is_used_once_whatever_pays() public {
-        requestInToken();
+        requestTask();
         refused(TaskScheduler.TaskExists.selector);
         vm.prank(REQUESTER);
         vm.expectPartialRevert(TaskScheduler.TaskExists.selector);
@@ -242,7 +229,7 @@ contract TokenTaskTest is SchedulerBase {
     /// While it moves, the token tries every function that moves money or changes a task.
     function test_a_token_that_calls_back_finds_everything_locked() public {
         token.setHook(address(this), abi.encodeCall(this.tryEverything, ()));
-        requestInToken();
+        requestTask();
         vm.assertEq(locked, 7, "locked");
     }
 

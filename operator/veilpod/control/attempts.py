@@ -1,7 +1,7 @@
 """Requests of ours: until when each may still land, and which lane its channels are in. On disk before the transaction leaves.
 
 A lane is one set of channels, between whichever servers, that one task of ours uses at a time: the next task in a lane opens the same
-channels again, for half the gas. A task keeps its lane until its channels are closed, also when its object is gone long before.
+channels again, for three quarters of the gas. A task keeps its lane until its channels are closed, even when its object is long gone.
 """
 
 import dataclasses

@@ -133,10 +133,10 @@ class Sweep:
     async def _retire(self, bodies: list[dict[str, Any]]) -> None:
         """Delete what was settled a day ago; its finalizer still looks at the chain once more."""
         for body in bodies:
-            settled = [c for c in conditions.parse((body.get("status") or {}).get("conditions", ())) if c.type is conditions.Type.SETTLED]
-            if status.is_deleting(body) or not settled or settled[0].status is not conditions.Status.TRUE:
+            settled = status.true_since(body, conditions.Type.SETTLED)
+            if status.is_deleting(body) or settled is None:
                 continue
-            if self._context.clock() - datetime.datetime.fromisoformat(settled[0].since).timestamp() < KEEP_SECONDS:
+            if self._context.clock() - datetime.datetime.fromisoformat(settled).timestamp() < KEEP_SECONDS:
                 continue
             kind = TASK_ASSIGNMENTS if "taskId" in body["spec"] else STATE_CHANNELS
             metadata = body["metadata"]

@@ -10,7 +10,7 @@ from veilpod.control.context import Context
 from veilpod.control.facts_store import FactsStore, Remembered
 from veilpod.control.policies import observe_policies
 from veilpod.control.recent import Recent
-from veilpod.control.status import has_finalizer, holds, is_deleting, seen, together
+from veilpod.control.status import has_finalizer, is_deleting, seen, together, true_since
 from veilpod.core.canonical import from_hex, keccak256
 from veilpod.core.channel.machine import Party
 from veilpod.core.channel.rules import Link
@@ -190,7 +190,7 @@ class View:
         session = (await self._context.reader.channel(channel)).next_session
         for body in await self._objects(CHANNEL_LABEL, label_of(channel)):
             other = parse_channel(body)
-            if other.assignment != assignment and other.session >= session and not holds(body, Type.SETTLED):
+            if other.assignment != assignment and other.session >= session and true_since(body, Type.SETTLED) is None:
                 raise Transient("an earlier task of the same requester still has this channel", retry_after=5)
         return session
 

@@ -85,10 +85,10 @@ def has_finalizer(body: Mapping[str, Any]) -> bool:
     return FINALIZER in body["metadata"].get("finalizers", [])
 
 
-def holds(body: Mapping[str, Any], kind: conditions.Type) -> bool:
-    """Whether an object's status has a condition as True."""
+def true_since(body: Mapping[str, Any], kind: conditions.Type) -> str | None:
+    """Since when an object's status has a condition as True (RFC 3339); None when it has not."""
     found = conditions.parse((body.get("status") or {}).get("conditions", ()))
-    return any(condition.type is kind and condition.status is Status.TRUE for condition in found)
+    return next((condition.since for condition in found if condition.type is kind and condition.status is Status.TRUE), None)
 
 
 def is_deleting(body: Mapping[str, Any]) -> bool:

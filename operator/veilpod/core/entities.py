@@ -22,7 +22,7 @@ class Role(enum.IntFlag):
     COMPUTE = 4
     RELAY = 8
     PROVIDER = 16
-    ANY = 31
+    ANY = USER | STORAGE | COMPUTE | RELAY | PROVIDER
 
 
 class NodeStatus(enum.IntEnum):
