@@ -1,161 +1,48 @@
-"""The onion network on this machine: throughput beside a chain of socat, delay, fairness, the price of a circuit.
+"""The onion network on this machine: throughput and CPU beside a chain of socat and beside Tor, delay, fairness, the price of a circuit.
 
 `python -m bench.onion`. Client, three relays and a server are processes of their own and share the cores, as do client, four socats and
-the same server. Rounds alternate, so noise hits both; the rows are medians. Tor is not measured yet, and its rows are not there.
+the same server, and a Tor client with three relays of its own, in Tor's default tuning and in the one that is fast here (bench.tor).
+Rounds alternate, so noise hits all; the rows are medians.
 """
 
 import argparse
 import asyncio
 import contextlib
-import itertools
+import dataclasses
 import os
 import pathlib
-import shutil
-import socket
 import statistics
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
-from tests.support.relay_processes import RelayProcess, free_ports, processes
+from tests.support.relay_processes import RelayProcess, free_ports
 
 from bench.report import Row, write
-from localcluster import toolchain
+from bench.tor import tor_network
+from bench.ways import PIECE, Open, listening, network, serve, socats
 from veilpod.net.onion import OnionProxy
 
 ROUNDS = 3
-BULK = 256 << 20
-PIECE = 1 << 20
+BULK, TOR_BULK = 256 << 20, 48 << 20
 PINGS = 400
 BUILDS = 60
 CIRCUITS, CLIENTS = 1000, 20  # a relay bounds how many circuits one link may carry
 FAIR = 10
 FAIR_SECONDS = 4.0
 TICKS = os.sysconf("SC_CLK_TCK")
+TOR = {"default-tor": "KIST,KISTLite,Vanilla", "tuned-tor": "Vanilla"}
 
 
-class Stream(Protocol):
-    """What both ways to the server have in common."""
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """A way to the server: how to open a stream, how much to send for a fair sample, the relays whose CPU counts."""
 
-    async def write(self, data: bytes) -> None: ...
-    async def readexactly(self, size: int) -> bytes: ...
-    async def read(self, limit: int = ...) -> bytes: ...
-    async def close(self) -> None: ...
-
-
-# -- the server: b"U" size: takes so many bytes and says so; b"D" size: gives so many; b"E" size: echoes pieces of so many
-
-
-def serve(port: int) -> None:
-    """Run the server, for ever."""
-    listener = socket.create_server(("127.0.0.1", port), backlog=4096)
-    block, taken = memoryview(os.urandom(PIECE)), memoryview(bytearray(PIECE))
-    while True:
-        connection, _ = listener.accept()
-        if os.fork() == 0:
-            with contextlib.suppress(OSError):
-                _answer(connection, block, taken)
-            os._exit(0)
-        connection.close()
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-
-
-def _answer(connection: socket.socket, block: memoryview, taken: memoryview) -> None:
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    head = connection.recv(9, socket.MSG_WAITALL)
-    if len(head) < 9:
-        return  # who only looked whether we listen
-    kind, size = struct.unpack(">cQ", head)
-    if kind == b"D":
-        for start in range(0, size, PIECE):
-            connection.sendall(block[: min(PIECE, size - start)])
-    elif kind == b"U":
-        while size:
-            size -= connection.recv_into(taken[: min(PIECE, size)]) or sys.exit(1)
-        connection.sendall(b"k")
-    else:
-        while piece := connection.recv(size, socket.MSG_WAITALL):
-            connection.sendall(piece)
-    connection.recv(1)  # until the other side has closed
-
-
-def listening(port: int) -> None:
-    """Wait until somebody listens on a port."""
-    for _ in range(200):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-            return
-        time.sleep(0.05)  # noqa: TID251 - a port has no event
-    raise RuntimeError(f"nobody listens on {port}")
-
-
-# -- ways to the server
-
-
-class Plain:
-    """A TCP connection as a stream."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-        self.readexactly, self.read = reader.readexactly, reader.read
-
-    async def write(self, data: bytes) -> None:
-        self._writer.write(data)
-        await self._writer.drain()
-
-    async def close(self) -> None:
-        self._writer.close()
-
-
-Open = Callable[[], Awaitable[Stream]]
-
-
-@contextlib.contextmanager
-def socats(count: int, server: int) -> Iterator[Open]:
-    """A chain of socat processes in front of the server."""
-    toolchain.ensure_packages({"socat": "socat"})
-    ports = [*free_ports(count), server]
-    chain = [
-        subprocess.Popen(
-            [shutil.which("socat") or "socat", "-b65536", f"TCP-LISTEN:{ours},bind=127.0.0.1,fork,reuseaddr", f"TCP:127.0.0.1:{next_}"]
-        )
-        for ours, next_ in itertools.pairwise(ports)
-    ]
-
-    async def open_() -> Stream:
-        return Plain(*await asyncio.open_connection("127.0.0.1", ports[0], limit=PIECE))
-
-    try:
-        for port in reversed(ports):
-            listening(port)
-        yield open_
-    finally:
-        for process in chain:
-            process.kill()
-            process.wait()
-
-
-@contextlib.asynccontextmanager
-async def network(server: int, clients: int = 1) -> AsyncIterator[tuple[list[OnionProxy], list[RelayProcess]]]:
-    """Three relays that exit to the server, and clients' proxies."""
-    async with processes(3) as relays:
-        entries = [await relay.entry() for relay in relays]
-        for relay in relays:
-            await relay.link.call("directory", directory=[entry.to_json() for entry in entries])
-            await relay.link.call("endpoints", endpoints=[f"127.0.0.1:{server}"])
-        proxies = [OnionProxy(directory=lambda: entries, hops=3, in_cluster=False) for _ in range(clients)]
-        try:
-            yield proxies, relays
-        finally:
-            for proxy in proxies:
-                await proxy.close()
-
-
-# -- what is measured
+    open: Open
+    size: int
+    relays: Sequence[int]  # process ids
 
 
 async def rate(open_: Open, direction: bytes, size: int = BULK) -> float:
@@ -233,9 +120,9 @@ async def fairness(open_: Open) -> float:
     return sum(shares) ** 2 / (FAIR * sum(share**2 for share in shares))
 
 
-def cpu(relays: Sequence[RelayProcess]) -> float:
-    """CPU seconds that the relays have used."""
-    fields = [pathlib.Path(f"/proc/{relay.process.pid}/stat").read_text().rpartition(")")[2].split() for relay in relays]
+def cpu(processes: Sequence[int]) -> float:
+    """CPU seconds that processes have used."""
+    fields = [pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split() for process in processes]
     return sum(int(field[11]) + int(field[12]) for field in fields) / TICKS
 
 
@@ -245,45 +132,62 @@ def memory(relays: Sequence[RelayProcess]) -> float:
     return max(pages) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+async def throughput(ways: dict[str, Way]) -> list[Row]:
+    """MB/s both ways and CPU seconds of the relays per GB, ours beside the others'."""
+    rows: list[Row] = []
+    used: dict[str, list[float]] = {name: [] for name in ways}
+    for name, direction in (("up", b"U"), ("down", b"D")):
+        rates: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(ROUNDS):
+            for other, way in ways.items():
+                before = cpu(way.relays)
+                rates[other].append(await rate(way.open, direction, way.size))
+                used[other].append((cpu(way.relays) - before) / (way.size / 1e9))
+        speed = {other: statistics.median(found) for other, found in rates.items()}
+        rows += [Row(f"{other}-mb-per-second-{name}", round(speed[other], 1), "MB/s", better="higher") for other in ways]
+        rows += [
+            Row(f"ratio-to-{other}-{name}", round(speed["onion"] / speed[other], 3), f"of {unit}", bar, "higher")
+            for other, unit, bar in (("socat4", "four socats", 0.45), ("tuned-tor", "Tor, tuned", 5.0), ("default-tor", "Tor", 5.0))
+        ]
+    price = {other: statistics.median(used[other]) for other in ways if ways[other].relays}
+    rows += [Row(f"{other}-cpu-s-per-gb", round(seconds, 2), "CPU seconds of three relays") for other, seconds in price.items()]
+    cheapest = min(price[other] for other in TOR)
+    return [*rows, Row("cpu-ratio-to-tor", round(price["onion"] / cheapest, 3), "of the cheaper Tor's", 0.2)]
+
+
+async def delay(proxy: OnionProxy, ways: dict[str, Way]) -> list[Row]:
+    """Round trips, idle and beside a transfer; circuits; fairness."""
+    onion = ways["onion"].open
+    idle, busy = sorted(await delays(onion)), sorted(await delays_beside_bulk(onion))
+    tor = statistics.median(await delays(ways["tuned-tor"].open))
+    p50, p99 = statistics.median(idle), idle[int(0.99 * len(idle))]
+    return [
+        Row("rtt-p50-ms", round(p50, 2), "ms"),
+        Row("rtt-p50-ratio-to-tuned-tor", round(p50 / tor, 2), "of Tor, tuned", 2.0),
+        Row("rtt-p99-ms", round(p99, 2), "ms", 5.0),
+        Row("rtt-p99-under-load-ratio", round(busy[int(0.99 * len(busy))] / p99, 2), "of the idle p99", 2.0),
+        Row("build-p50-ms", round(statistics.median(await builds(proxy)), 2), "ms, circuit and rendezvous", 5.0),
+        Row("jain-10", round(await fairness(onion), 3), "of ten circuits", 0.95, "higher"),
+    ]
+
+
 async def measure(server: int) -> list[Row]:
     """Run everything."""
-    rows: list[Row] = []
-    async with network(server) as ((proxy,), relays):
-
-        def onion() -> Awaitable[Stream]:
-            return proxy.open("127.0.0.1", server)
-
-        with socats(4, server) as plain:
-            for name, direction in (("up", b"U"), ("down", b"D")):
-                ours, theirs, used = [], [], []
-                for _ in range(ROUNDS):
-                    theirs.append(await rate(plain, direction))
-                    before = cpu(relays)
-                    ours.append(await rate(onion, direction))
-                    used.append((cpu(relays) - before) / (BULK / 1e9))
-                mine, other = statistics.median(ours), statistics.median(theirs)
-                rows += [
-                    Row(f"mb-per-second-{name}", round(mine, 1), "MB/s over three hops", better="higher"),
-                    Row(f"socat4-mb-per-second-{name}", round(other, 1), "MB/s over four socats", better="higher"),
-                    Row(f"ratio-to-socat4-{name}", round(mine / other, 3), "of socat x4", 0.45, "higher"),
-                    Row(f"relay-cpu-s-per-gb-{name}", round(statistics.median(used), 2), "CPU seconds of three relays"),
-                ]
-        idle = sorted(await delays(onion))
-        busy = sorted(await delays_beside_bulk(onion))
-        p99 = idle[int(0.99 * len(idle))]
-        rows += [
-            Row("rtt-p50-ms", round(statistics.median(idle), 2), "ms"),
-            Row("rtt-p99-ms", round(p99, 2), "ms", 5.0),
-            Row("rtt-p99-under-load-ratio", round(busy[int(0.99 * len(busy))] / p99, 2), "of the idle p99", 2.0),
-            Row("build-p50-ms", round(statistics.median(await builds(proxy)), 2), "ms, circuit and rendezvous", 5.0),
-            Row("jain-10", round(await fairness(onion), 3), "of ten circuits", 0.95, "higher"),
-        ]
+    async with contextlib.AsyncExitStack() as stack:
+        (proxy,), relays = await stack.enter_async_context(network(server))
+        ways = {
+            "onion": Way(open=lambda: proxy.open("127.0.0.1", server), size=BULK, relays=[relay.process.pid for relay in relays]),
+            "socat4": Way(open=stack.enter_context(socats(4, server)), size=BULK, relays=[]),
+        }
+        for name, schedulers in TOR.items():
+            tor = await stack.enter_async_context(tor_network(schedulers, server))
+            ways[name] = Way(open=tor.open, size=TOR_BULK, relays=tor.relays)
+        rows = [*await throughput(ways), *await delay(proxy, ways)]
     async with network(server, clients=CLIENTS) as (proxies, relays):
         empty = memory(relays)
         for number in range(CIRCUITS):
             await proxies[number % CLIENTS].rendezvous()
-        rows.append(Row("relay-rss-mb-1000-circuits", round(memory(relays), 1), f"MB, {empty:.0f} without circuits"))
-    return rows
+        return [*rows, Row("relay-rss-mb-1000-circuits", round(memory(relays), 1), f"MB, {empty:.0f} without circuits")]
 
 
 def main() -> int:
