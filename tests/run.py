@@ -1,6 +1,7 @@
 """`make test`: every check in the order in which a mistake is cheapest to find, with the time each took.
 
-The end-to-end tests wait more than they compute: they run on two clusters at once, beside the steps that follow them in the list.
+The end-to-end tests wait more than they compute: they run on two clusters at once, beside the steps that follow them in the list and
+give way to them.
 Each step writes its whole output to build/logs/<step>.log; the terminal shows a line per step and, for the step that fails, the end of
 its log and what to try next. `--quick` leaves out what needs a cluster.
 """
@@ -100,8 +101,10 @@ def _running(step: Step) -> "Iterator[subprocess.Popen[bytes]]":
     environment = os.environ | {"PATH": os.pathsep.join([str(toolchain.node().parent), toolchain.PATH])}
     with step.log.open("wb") as output:
         process = subprocess.Popen(
-            step.command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0
+            step.command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
+    if not step.cluster:
+        _give_way(process.pid)
     try:
         yield process
     finally:
@@ -112,6 +115,12 @@ def _running(step: Step) -> "Iterator[subprocess.Popen[bytes]]":
                 if name.startswith(f"test-{process.pid}-"):
                     lifecycle.down(name)
                     shutil.rmtree(layout.BUILD / name, ignore_errors=True)
+
+
+def _give_way(session: int) -> None:
+    """Let a step compute while those with a cluster wait: theirs is the longest way, and this one has time."""
+    with contextlib.suppress(OSError):  # a kernel without autogroups (sched(7)) has nothing to tell
+        pathlib.Path(f"/proc/{session}/autogroup").write_text("15")
 
 
 def _finish(step: Step, process: "subprocess.Popen[bytes]", shown: progress.Step) -> int:
