@@ -106,7 +106,7 @@ class MuxStream:
             missing -= len(part)
         return b"".join(parts)
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
         async with self._turn:
             for start in range(0, len(view), self._mux.carrier.data_max):

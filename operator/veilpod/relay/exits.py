@@ -78,7 +78,7 @@ class Exits:
             return
         try:
             async with asyncio.timeout(self._connect_seconds):
-                reader, writer = await asyncio.open_connection(host, port)
+                connection = await _connect(host, port)
         except TimeoutError:
             stream.end(EndReason.TIMEOUT)
             return
@@ -86,10 +86,22 @@ class Exits:
             stream.end(EndReason.UNREACHABLE)
             return
         stream.accept()
-        await _pump(stream, reader, writer)
+        await _pump(stream, connection)
 
 
-async def _pump(stream: MuxStream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _connect(host: str, port: int) -> socket.socket:
+    connection = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().sock_connect(connection, (host, port))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+async def _pump(stream: MuxStream, connection: socket.socket) -> None:
     """Carry bytes both ways until both have ended, or one has failed.
 
     A circuit that breaks is a reset for the service: never the clean end that it would take for the whole.
@@ -98,16 +110,15 @@ async def _pump(stream: MuxStream, reader: asyncio.StreamReader, writer: asyncio
     try:
         async with asyncio.TaskGroup() as group:
             patience = group.create_task(_patience(stream))
-            await _both(_inward(stream, reader), _outward(stream, writer))
+            await _both(_inward(stream, connection), _outward(stream, connection))
             patience.cancel()
-        await _finish(writer)
     except* OSError:
         reason = EndReason.RESET
     except* VeilpodError:
-        _reset(writer)  # the circuit broke: nobody is left to tell but the service
+        _reset(connection)  # the circuit broke: nobody is left to tell but the service
     finally:
         stream.end(reason)
-        writer.transport.abort()
+        connection.close()
 
 
 async def _both(*work: Coroutine[Any, Any, None]) -> None:
@@ -116,11 +127,14 @@ async def _both(*work: Coroutine[Any, Any, None]) -> None:
             group.create_task(each)
 
 
-async def _inward(stream: MuxStream, reader: asyncio.StreamReader) -> None:
+async def _inward(stream: MuxStream, connection: socket.socket) -> None:
+    receive = asyncio.get_running_loop().sock_recv_into
+    piece = memoryview(bytearray(stream.piece))
     listening = True
-    while data := await reader.read(stream.piece):
+    while size := await receive(connection, piece):
         # A service that is still talking is heard out: its own unread bytes would go with a connection that we close on it.
-        listening = listening and await _listened(stream.write(data))
+        listening = listening and await _listened(stream.write(piece[:size]))
+        await asyncio.sleep(0)  # a service that always has more is not the only one here
     if listening:
         await _listened(stream.write_eof())
 
@@ -133,12 +147,12 @@ async def _listened(saying: Coroutine[Any, Any, None]) -> bool:
     return True
 
 
-async def _outward(stream: MuxStream, writer: asyncio.StreamWriter) -> None:
+async def _outward(stream: MuxStream, connection: socket.socket) -> None:
+    send = asyncio.get_running_loop().sock_sendall
     while data := await stream.read(stream.piece):
-        writer.write(data)
-        await writer.drain()
-    if writer.can_write_eof():
-        writer.write_eof()
+        await send(connection, data)
+    with contextlib.suppress(OSError):  # it may have closed before
+        connection.shutdown(socket.SHUT_WR)
 
 
 async def _patience(stream: MuxStream) -> None:
@@ -148,13 +162,6 @@ async def _patience(stream: MuxStream) -> None:
     raise PeerUnavailable("the service did not close after its client")
 
 
-async def _finish(writer: asyncio.StreamWriter) -> None:
-    writer.close()
-    async with asyncio.timeout(_DRAIN_SECONDS):
-        await writer.wait_closed()
-
-
-def _reset(writer: asyncio.StreamWriter) -> None:
-    connection = writer.get_extra_info("socket")
+def _reset(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
