@@ -1,22 +1,30 @@
 """Golden vectors of the onion wire format: `python -m tests.vectors.make_onion` writes onion.json again.
 
-Everything is derived from counters, so another implementation can make the same bytes. A change here is a change of the protocol.
+Everything but one ML-KEM ciphertext is derived from counters, so another implementation can make the same bytes. A change here is a
+change of the protocol.
 """
 
+import dataclasses
+import hashlib
 import itertools
 import json
 import pathlib
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from tests.support.onion import CHAIN_ID, REGISTRY, entry, owner
+from veilpod.core.identity import make_proof
 from veilpod.core.onion import ntor
 from veilpod.core.onion.cells import Command, Header, HeaderMask, put_header
+from veilpod.core.onion.directory import RelayEntry
 from veilpod.core.onion.geometry import GEOMETRY, HEADER, CellClass
+from veilpod.core.onion.joining import Joining, nest, seal_answer
 from veilpod.core.onion.layers import HopKeys, client_seal, put_end_to_end, relay_open
 from veilpod.core.onion.link import Initiator, Responder
-from veilpod.core.onion.messages import Create, DestroyReason, Extend, Handshake, RelayCommand, put_message
+from veilpod.core.onion.messages import Create, Created, DestroyReason, Extend, RelayCommand, put_message
 from veilpod.core.onion.reports import Side, make_report, pack_destroy, wrap_report
 
 PATH = pathlib.Path(__file__).with_name("onion.json")
@@ -39,34 +47,81 @@ def fill(size: int) -> bytes:
 
 def vectors() -> dict[str, Any]:
     """Every vector as hex."""
-    return {"ntor": _ntor(), "keys": _keys(), "cells": _cells(), "end_to_end": _end_to_end(), "report": _report(), "link": _link()}
+    return {
+        "ntor": _ntor(),
+        "one_shot": _one_shot(),
+        "keys": _keys(),
+        "cells": _cells(),
+        "end_to_end": _end_to_end(),
+        "report": _report(),
+        "link": _link(),
+    }
 
 
-def _create(position: int = 1) -> Create:
-    return Create(cell_class=CellClass.SMALL, position=position, key_epoch=7, handshake=Handshake.NTOR, onionskin=b"")
+def _ephemeral(number: int) -> ntor.Ephemeral:
+    return ntor.Ephemeral(x25519=x25519(number), mlkem=MLKEM768PrivateKey.from_seed_bytes(secret(number) * 2))
 
 
 def _ntor() -> dict[str, str]:
-    client, server, static = x25519(1), x25519(2), x25519(3)
-    target = ntor.Target(identity_key=secret(4), onion_key=ntor.public_bytes(static), context=_create().context)
-    reply, seed = ntor.respond(target, static=static, client=ntor.public_bytes(client), ephemeral=server)
+    """A handshake. FIPS 203 lets nobody choose what is encapsulated: its ciphertext is kept from the last time."""
+    client, server, static = _ephemeral(1), x25519(2), x25519(3)
+    create = Create(cell_class=CellClass.SMALL, position=1, key_epoch=7, onionskin=b"")
+    target = ntor.Target(identity_key=secret(4), onion_key=ntor.public_bytes(static), context=create.context)
     skin = ntor.onionskin(target, client)
-    create = Create(cell_class=CellClass.SMALL, position=1, key_epoch=7, handshake=Handshake.NTOR, onionskin=skin)
+    parsed = ntor.parse_onionskin(skin)
+    ciphertext = _kept("ntor", "ciphertext") or parsed.encapsulate()[1]
+    encapsulated = (client.mlkem.decapsulate(ciphertext), ciphertext)
+    answer = ntor.respond(target, static=static, client=parsed, ephemeral=server, encapsulated=encapsulated)
+    create = dataclasses.replace(create, onionskin=skin)
     return {
-        "client_ephemeral": secret(1).hex(),
+        "client_x25519": secret(1).hex(),
+        "client_mlkem_seed": (secret(1) * 2).hex(),
         "server_ephemeral": secret(2).hex(),
         "server_static": secret(3).hex(),
         "identity": secret(4).hex(),
+        "encapsulated": encapsulated[0].hex(),
+        "ciphertext": ciphertext.hex(),
         "create": create.pack().hex(),
         "extend": Extend(node_id=9, identity_key=secret(4), create=create.pack()).pack().hex(),
-        "reply": reply.hex(),
-        "seed": seed.hex(),
+        "created": Created(reply=answer.reply).pack().hex(),
+        "seed": answer.seed.hex(),
+        "onward_key": answer.onward_key.hex(),
     }
+
+
+def _kept(part: str, name: str) -> bytes:
+    known = json.loads(PATH.read_text()) if PATH.exists() else {}
+    return bytes.fromhex(known.get(part, {}).get(name, ""))
+
+
+def _one_shot() -> dict[str, Any]:
+    """One CREATE for three relays, and the three answers nested; SHA-256 of what is long."""
+    hops = [
+        Joining(entry=_relay(number), position=number, cell_class=CellClass.SMALL, ephemeral=_ephemeral(60 + number))
+        for number in (1, 2, 3)
+    ]
+    create = nest(hops).create
+    answer = b"third"
+    for number in (2, 1):
+        sealed = seal_answer(HopKeys(secret(70 + number), CellClass.SMALL), answer)
+        answer = Created(reply=bytes((number,)) * ntor.REPLY, onward=sealed).pack()
+    return {"create": _long(create), "created": _long(answer)}
+
+
+def _relay(number: int) -> RelayEntry:
+    identity, onion = Ed25519PrivateKey.from_private_bytes(secret(80 + number)), ntor.public_bytes(x25519(90 + number))
+    listed: dict[str, Any] = {"owner": owner(number), "onion_key": onion, "key_epoch": 7}
+    proof = make_proof(identity, registry=REGISTRY, chain_id=CHAIN_ID, **listed)
+    return entry(number, identity_key=identity.public_key().public_bytes_raw(), proof=proof, **listed)
+
+
+def _long(data: bytes) -> dict[str, Any]:
+    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def _keys() -> dict[str, str]:
     seed = secret(5)
-    labels = {"forward": 32, "backward": 32, "report": 16, "session": 32}
+    labels = {"forward": 32, "backward": 32, "report": 16, "answer": 16, "session": 32}
     expanded = {label: ntor.expand(seed, label, size) for label, size in labels.items()}
     forward = expanded["forward"]
     derived = {"forward_key": ("key", 16), "forward_salt": ("salt", 4), "forward_ratcheted": ("ratchet", 32)}

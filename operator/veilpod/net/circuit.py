@@ -1,34 +1,24 @@
-"""A circuit as its client sees it: built hop by hop, then a carrier of relay messages to and from the last hop.
+"""A circuit as its client sees it: built in one round trip, then a carrier of relay messages to and from the last hop.
 
 It ends with a CircuitFailed that names the failing link when the relays' reports, or a layer that does not open, tell which it was. Who
 talks over it (streams to an exit, a rendezvous, a session) takes its messages through `receiver`. Paper step 5.
 """
 
 import asyncio
+import collections
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
-
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from veilpod.core.ids import NodeId
 from veilpod.core.onion import ntor, reports
 from veilpod.core.onion.cells import Command, Header
 from veilpod.core.onion.directory import RelayEntry
 from veilpod.core.onion.geometry import GEOMETRY, HEADER, CellClass
+from veilpod.core.onion.joining import ONE_SHOT, Joining, nest, open_answer
 from veilpod.core.onion.layers import HopKeys, TamperedError, client_open, client_seal
-from veilpod.core.onion.messages import (
-    Create,
-    DestroyReason,
-    Extend,
-    Handshake,
-    Message,
-    RelayCommand,
-    parse_message,
-    parse_reply,
-    put_message,
-)
+from veilpod.core.onion.messages import DestroyReason, Extend, Message, RelayCommand, parse_created, parse_message, put_message
 from veilpod.errors import CircuitFailed, PeerUnavailable, ProtocolViolation, VeilpodError
 from veilpod.net.link import Link
 
@@ -74,22 +64,26 @@ class Circuit:
         self.on_closed: Callable[[], None] | None = None
         self._link, self._id = link, link.new_circuit_id()
         self._hops: list[HopKeys] = []
+        self._joining: collections.deque[Joining] = collections.deque()
         self._cell = memoryview(bytearray(self.geometry.cell))
         self._waiting: tuple[RelayCommand, asyncio.Future[bytes]] | None = None
         self._created: asyncio.Future[bytes] | None = None
         link.routes[self._id] = self
 
     async def build(self) -> None:
-        """Extend to every hop of the path. Raises CircuitFailed with the failing link."""
-        for position in range(1, len(self.path) + 1):
-            try:
-                await self._extend(position)
-            except ProtocolViolation as error:
-                self._fail(CircuitFailed("a relay could not prove its onion key", blamed=self._pair((position - 1, position))))
-                raise CircuitFailed("a relay could not prove its onion key", blamed=self._pair((position - 1, position))) from error
-            except BaseException:
-                self.close()
-                raise
+        """Join every relay of the path: the first three with one CREATE, further ones hop by hop. Raises CircuitFailed."""
+        try:
+            self._check()
+            self._created = asyncio.get_running_loop().create_future()
+            self._link.send_control(self._id, Command.CREATE, self._nest(self.path[:ONE_SHOT]).create)
+            await self._answer(self._created, _HOP_TIMEOUT)
+            for entry in self.path[ONE_SHOT:]:
+                extend = self._nest([entry]).pack()
+                self._on_created(await self.ask(RelayCommand.EXTEND, extend, RelayCommand.EXTENDED, timeout=_HOP_TIMEOUT))
+                self._check()
+        except BaseException:
+            self.close()
+            raise
 
     async def ask(self, command: RelayCommand, data: bytes, answer: RelayCommand, *, timeout: float) -> bytes:
         """Send a message to the last hop and wait for its answer. Raises CircuitFailed."""
@@ -156,10 +150,10 @@ class Circuit:
 
     def on_control(self, command: Command, payload: bytes) -> None:
         if command is Command.CREATED:
-            if self._created is None or self._created.done():
+            if self._created is None or self._hops:
                 self._fail(CircuitFailed("a CREATED that nobody asked for", blamed=self._pair((0, 1))), DestroyReason.PROTOCOL)
             else:
-                self._created.set_result(payload)
+                self._on_created(payload)
             return
         self._link.routes.pop(self._id, None)
         self._fail(self._destroyed(payload), tell=False)
@@ -169,30 +163,41 @@ class Circuit:
 
     # --- inside
 
-    async def _extend(self, position: int) -> None:
-        entry = self.path[position - 1]
-        ephemeral = X25519PrivateKey.generate()
-        create = Create(cell_class=self.cell_class, position=position, key_epoch=entry.key_epoch, handshake=Handshake.NTOR, onionskin=b"")
-        target = ntor.Target(identity_key=entry.identity_key, onion_key=entry.onion_key, context=create.context)
-        create = dataclasses.replace(create, onionskin=ntor.onionskin(target, ephemeral))
-        if position == 1:
-            self._check()
-            self._created = asyncio.get_running_loop().create_future()
-            self._link.send_control(self._id, Command.CREATE, create.pack())
-            reply = await self._answer(self._created, _HOP_TIMEOUT)
-        else:
-            extend = Extend(node_id=entry.node_id, identity_key=entry.identity_key, create=create.pack())
-            reply = await self.ask(RelayCommand.EXTEND, extend.pack(), RelayCommand.EXTENDED, timeout=_HOP_TIMEOUT)
-        seed = ntor.finish(target, parse_reply(reply), ephemeral=ephemeral)
-        self._hops.append(HopKeys(seed, self.cell_class))
+    def _nest(self, entries: Sequence[RelayEntry]) -> Extend:
+        """Begin handshakes with the next relays."""
+        hops = [
+            Joining(entry=entry, position=position, cell_class=self.cell_class, ephemeral=ntor.Ephemeral.generate())
+            for position, entry in enumerate(entries, len(self._hops) + 1)
+        ]
+        self._joining = collections.deque(hops)
+        return nest(hops)
+
+    def _on_created(self, payload: bytes) -> None:
+        """Finish the handshakes, hop by hop. At once, as a report that only the new keys open may be in the next cell."""
+        while self._joining and payload:
+            position = len(self._hops) + 1
+            try:
+                created = parse_created(payload)
+                self._hops.append(HopKeys(self._joining[0].finish(created), self.cell_class))
+                self._joining.popleft()
+                payload = open_answer(self._hops[-1], created.onward) if created.onward else b""
+            except ProtocolViolation:
+                pair = self._pair((position - 1, position))
+                self._fail(CircuitFailed("a relay could not prove its onion key", blamed=pair), DestroyReason.PROTOCOL)
+                return
+        # Hops that are left were not reached: the last one that answered ends the circuit and says why.
+        if not self._joining and self._created is not None and not self._created.done():
+            self._created.set_result(b"")
 
     async def _answer(self, future: asyncio.Future[bytes], timeout: float) -> bytes:
         try:
             async with asyncio.timeout(timeout):
                 return await future
         except TimeoutError as error:
-            self._fail(CircuitFailed("a relay did not answer in time"))
-            raise CircuitFailed("a relay did not answer in time") from error
+            blamed = self._pair((len(self._hops), len(self._hops) + 1)) if self._joining else None
+            silent = CircuitFailed("a relay did not answer in time", blamed=blamed)
+            self._fail(silent)
+            raise silent from error
 
     def _on_message(self, message: Message) -> None:
         if self._waiting is not None and message.command is self._waiting[0]:

@@ -15,7 +15,7 @@ from veilpod.core.ids import NodeId
 from veilpod.core.onion import ntor
 from veilpod.core.onion.geometry import LABEL_MAX
 from veilpod.core.onion.layers import Direction, HopKeys, TamperedError, open_end_to_end, put_end_to_end
-from veilpod.core.onion.messages import Create, EndReason, Handshake, Message, RelayCommand, pack_join, pack_reply, parse_reply
+from veilpod.core.onion.messages import Create, Created, EndReason, Message, RelayCommand, pack_join, parse_created
 from veilpod.errors import CircuitFailed, InvalidInput, PeerUnavailable, ProtocolViolation, VeilpodError
 from veilpod.net.circuit import Circuit
 from veilpod.net.mux import Mux
@@ -140,9 +140,11 @@ class HostPoint:
         target = _target(self._circuit, self.cookie, self.service_key)
         if skin.identity_key != target.identity_key or skin.onion_key != target.onion_key:
             raise ProtocolViolation("BadHandshake", "a guest who looks for somebody else", party="guest")
-        reply, seed = ntor.respond(target, static=self._service, client=skin.ephemeral, ephemeral=X25519PrivateKey.generate())
-        session = OnionSession(self._circuit, HopKeys(seed, self._circuit.cell_class), guest=False)
-        self._circuit.send_message(RelayCommand.MET, pack_reply(reply))
+        answer = ntor.respond(
+            target, static=self._service, client=skin, ephemeral=X25519PrivateKey.generate(), encapsulated=skin.encapsulate()
+        )
+        session = OnionSession(self._circuit, HopKeys(answer.seed, self._circuit.cell_class), guest=False)
+        self._circuit.send_message(RelayCommand.MET, Created(reply=answer.reply).pack())
         self._met.set_result(session)
 
     def on_failed(self, error: VeilpodError) -> None:
@@ -157,7 +159,7 @@ class _Guest:
 
     def __init__(self, circuit: Circuit, *, cookie: bytes, service_key: bytes) -> None:
         self._circuit = circuit
-        self._target, self._ephemeral = _target(circuit, cookie, service_key), X25519PrivateKey.generate()
+        self._target, self._ephemeral = _target(circuit, cookie, service_key), ntor.Ephemeral.generate()
         self.join = pack_join(cookie, ntor.onionskin(self._target, self._ephemeral))
         self.met: asyncio.Future[OnionSession] = asyncio.get_running_loop().create_future()
         circuit.receiver = self
@@ -168,7 +170,7 @@ class _Guest:
         """The host's answer."""
         if message.command is not RelayCommand.MET or self.met.done():
             raise ProtocolViolation("BadMessage", f"{message.command.name} before a meeting", party="relay")
-        seed = ntor.finish(self._target, parse_reply(bytes(message.data)), ephemeral=self._ephemeral)
+        seed = ntor.finish(self._target, parse_created(bytes(message.data)).reply, ephemeral=self._ephemeral)
         self.met.set_result(OnionSession(self._circuit, HopKeys(seed, self._circuit.cell_class), guest=True))
 
     def on_failed(self, error: VeilpodError) -> None:
@@ -198,5 +200,5 @@ async def join(circuit: Circuit, *, cookie: bytes, service_key: bytes) -> OnionS
 
 def _target(circuit: Circuit, cookie: bytes, service_key: bytes) -> ntor.Target:
     # The cookie stands where a relay's identity does: the handshake is good for this meeting only.
-    context = Create(cell_class=circuit.cell_class, position=0, key_epoch=0, handshake=Handshake.NTOR, onionskin=b"").context
+    context = Create(cell_class=circuit.cell_class, position=0, key_epoch=0, onionskin=b"").context
     return ntor.Target(identity_key=cookie.ljust(32, b"\0"), onion_key=service_key, context=context)

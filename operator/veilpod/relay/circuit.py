@@ -13,11 +13,15 @@ from typing import Protocol
 
 from veilpod.core.onion.cells import Command, Header
 from veilpod.core.onion.geometry import COOKIE, GEOMETRY, HEADER, MAX_HOPS, MESSAGE_HEADER, CellClass
+from veilpod.core.onion.joining import ANSWER_MAX, seal_answer
 from veilpod.core.onion.layers import HopKeys, TamperedError, relay_open, relay_seal
 from veilpod.core.onion.messages import (
+    Created,
     DestroyReason,
+    Extend,
     Message,
     RelayCommand,
+    parse_created,
     parse_extend,
     parse_join,
     parse_message,
@@ -34,7 +38,9 @@ log = logging.getLogger(__name__)
 class Router(Protocol):
     """What a circuit asks of its process."""
 
-    def extend(self, circuit: "RelayCircuit", node_id: int, identity_key: bytes, create: bytes) -> None: ...
+    def extend(self, circuit: "RelayCircuit", extend: Extend) -> None:
+        """Reach the next relay. Raises ProtocolViolation for what no honest client asks."""
+
     def leave_cookie(self, circuit: "RelayCircuit", cookie: bytes) -> bool: ...
     def take_cookie(self, cookie: bytes) -> "RelayCircuit | None": ...
     def exits(self, circuit: "RelayCircuit") -> Exits: ...
@@ -58,6 +64,7 @@ class RelayCircuit:
         self.cookie: bytes | None = None
         self.extending = False
         self.dead = False
+        self._unanswered: bytes | None = None  # our handshake's answer, held back until the next hop's can go with it
         self._router, self._keys = router, keys
         self._early_left = MAX_HOPS
         self._exits: Exits | None = None
@@ -115,6 +122,30 @@ class RelayCircuit:
         """Wait while too much of this circuit is queued towards the client."""
         await self.previous.ready(self.previous_id)
 
+    def join(self, reply: bytes, onward: Extend | None) -> None:
+        """Answer the CREATE that made us: at once, or together with the relay that it goes on to. Raises ProtocolViolation."""
+        self._unanswered = reply
+        if onward is None:
+            self._created()
+        else:
+            self.extending = True
+            self._router.extend(self, onward)
+
+    def extended(self, payload: bytes) -> None:
+        """The next hop has joined: say so to the client."""
+        try:
+            created = parse_created(payload).pack()  # without the fill
+        except ProtocolViolation:
+            self.destroy(DestroyReason.PROTOCOL, Side.NEXT)
+            return
+        self.extending = False
+        if self._unanswered is None:
+            self.send_message(RelayCommand.EXTENDED, created[: self.data_max])
+        elif len(created) > ANSWER_MAX:  # no honest relay answers so much
+            self.destroy(DestroyReason.PROTOCOL, Side.NEXT)
+        else:
+            self._created(seal_answer(self._keys, created))
+
     def splice(self, partner: "RelayCircuit", onionskin: bytes) -> None:
         """Become one half of a meeting; the other half's onionskin goes to the host."""
         self.partner, partner.partner = partner, self
@@ -140,6 +171,8 @@ class RelayCircuit:
     def finish(self, reason: DestroyReason, report: bytes) -> None:
         """Send DESTROY to the client's side and forget the circuit."""
         if not self.dead:
+            if self._unanswered is not None:
+                self._created()  # without it the client has no key to open the report
             self.previous.send_destroy(self.previous_id, reason, report)
             self._forget(reason)
 
@@ -172,11 +205,10 @@ class RelayCircuit:
 
     def _on_extend(self, data: bytes, header: Header) -> None:
         # The bound on path lengths hangs on this: an EXTEND costs one of the eight RELAY_EARLY cells.
-        if header.command is not Command.RELAY_EARLY or self.extending or self.cookie or self._exits or self.position >= MAX_HOPS:
+        if header.command is not Command.RELAY_EARLY or self.extending or self.cookie or self._exits:
             raise ProtocolViolation("BadExtend", "an EXTEND where none may come")
-        extend = parse_extend(data)
         self.extending = True
-        self._router.extend(self, extend.node_id, extend.identity_key, extend.create)
+        self._router.extend(self, parse_extend(data))
 
     def _on_establish(self, cookie: bytes) -> None:
         if len(cookie) != COOKIE or self.cookie or self._exits or self.extending:
@@ -211,6 +243,11 @@ class RelayCircuit:
             self.geometry.plain(partner.position) - MESSAGE_HEADER - self.geometry.data_max
         )
         partner.send_back(cell)
+
+    def _created(self, onward: bytes = b"") -> None:
+        reply, self._unanswered = self._unanswered, None
+        assert reply is not None
+        self.previous.send_control(self.previous_id, Command.CREATED, Created(reply=reply, onward=onward).pack())
 
     def _exit(self) -> Exits:
         if self._exits is None:
@@ -271,8 +308,7 @@ class NextHop:
             self._circuit.destroy(DestroyReason.PROTOCOL, Side.NEXT)
         else:
             self._circuit.next = self
-            self._circuit.extending = False
-            self._circuit.send_message(RelayCommand.EXTENDED, payload[: self._circuit.data_max])
+            self._circuit.extended(payload)
 
     def on_link_lost(self) -> None:
         self._answer()

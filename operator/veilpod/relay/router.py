@@ -13,12 +13,12 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from veilpod.core.onion import ntor
-from veilpod.core.onion.cells import Command
 from veilpod.core.onion.directory import RelayEntry
 from veilpod.core.onion.geometry import GEOMETRY, MAX_HOPS, CellClass
+from veilpod.core.onion.joining import open_onward
 from veilpod.core.onion.layers import HopKeys
 from veilpod.core.onion.link import Responder
-from veilpod.core.onion.messages import Create, DestroyReason, Handshake, pack_reply, parse_create
+from veilpod.core.onion.messages import Create, DestroyReason, Extend, parse_create
 from veilpod.core.onion.reports import Side
 from veilpod.errors import CircuitFailed, ProtocolViolation
 from veilpod.net.budget import Budget
@@ -121,15 +121,15 @@ class Relay:
 
     # --- the circuits' calls
 
-    def extend(self, circuit: RelayCircuit, node_id: int, identity_key: bytes, create: bytes) -> None:
-        entry = self._directory.get(node_id)
-        parsed = parse_create(create)
-        if parsed.position != circuit.position + 1 or parsed.cell_class is not circuit.cell_class:
+    def extend(self, circuit: RelayCircuit, extend: Extend) -> None:
+        create = parse_create(extend.create)
+        if create.position != circuit.position + 1 or create.position > MAX_HOPS or create.cell_class is not circuit.cell_class:
             raise ProtocolViolation("BadExtend", "an EXTEND that does not continue its circuit")
-        if entry is None or entry.identity_key != identity_key:
+        entry = self._directory.get(extend.node_id)
+        if entry is None or entry.identity_key != extend.identity_key:
             circuit.destroy(DestroyReason.EXTEND_REFUSED, Side.NEXT)
             return
-        self._spawn(self._extend(circuit, entry, parsed))
+        self._spawn(self._extend(circuit, entry, create))
 
     def leave_cookie(self, circuit: RelayCircuit, cookie: bytes) -> bool:
         if cookie in self._cookies or self.draining:
@@ -184,7 +184,7 @@ class Relay:
             return DestroyReason.RESOURCE
         if not self._buckets[link].take() or not self._all_creates.take():
             return DestroyReason.RESOURCE
-        if not 1 <= create.position <= MAX_HOPS or create.handshake is not Handshake.NTOR:
+        if not 1 <= create.position <= MAX_HOPS:
             return DestroyReason.PROTOCOL
         return None
 
@@ -196,21 +196,27 @@ class Relay:
             return DestroyReason.UNKNOWN_KEY
         if key.seen.full:
             return DestroyReason.RESOURCE
-        if not key.seen.first_time(skin.ephemeral):
+        if not key.seen.first_time(skin.x25519):
             self.count("creates_replayed")
             return DestroyReason.REPLAYED
         target = ntor.Target(identity_key=skin.identity_key, onion_key=skin.onion_key, context=create.context)
-        reply, seed = ntor.respond(target, static=key.private, client=skin.ephemeral, ephemeral=X25519PrivateKey.generate())
-        hop = HopKeys(seed, create.cell_class)
+        ephemeral = X25519PrivateKey.generate()
+        answer = ntor.respond(target, static=key.private, client=skin, ephemeral=ephemeral, encapsulated=skin.encapsulate())
+        onward = open_onward(create, answer.onward_key)
+        hop = HopKeys(answer.seed, create.cell_class)
         circuit = RelayCircuit(self, link, circ_id, keys=hop, cell_class=create.cell_class, position=create.position)
         link.routes[circ_id] = circuit
         self.circuits.add(circuit)
-        link.send_control(circ_id, Command.CREATED, pack_reply(reply))
+        try:
+            circuit.join(answer.reply, onward)
+        except ProtocolViolation:
+            circuit.destroy(DestroyReason.PROTOCOL, Side.NONE)
         return None
 
     async def _extend(self, circuit: RelayCircuit, entry: RelayEntry, create: Create) -> None:
         try:
-            async with asyncio.timeout(self.limits.extend_seconds):
+            # Each relay of a nested CREATE gives up before the one that waits for it, so that the one that hangs is blamed.
+            async with asyncio.timeout(self.limits.extend_seconds / circuit.position):
                 link = await self._pool.get(entry)
                 if circuit.dead:
                     return

@@ -14,7 +14,7 @@ from veilpod.core.onion.cells import Command, Header, put_header
 from veilpod.core.onion.geometry import GEOMETRY, HEADER, CellClass
 from veilpod.core.onion.layers import HopKeys, client_seal
 from veilpod.core.onion.link import Initiator
-from veilpod.core.onion.messages import Create, DestroyReason, Extend, Handshake, RelayCommand, parse_reply, put_message
+from veilpod.core.onion.messages import Create, DestroyReason, Extend, RelayCommand, parse_created, put_message
 from veilpod.core.onion.reports import Report, open_report, parse_destroy
 from veilpod.errors import CircuitFailed, InvalidInput, ProtocolViolation
 from veilpod.net.budget import Budget
@@ -41,10 +41,10 @@ class Stranger:
         await self.link.opened
         self.entry = entry
 
-    def create(self, **changes) -> tuple[Create, ntor.Target, X25519PrivateKey]:
-        ephemeral = changes.pop("ephemeral", None) or X25519PrivateKey.generate()
+    def create(self, **changes) -> tuple[Create, ntor.Target, ntor.Ephemeral]:
+        ephemeral = changes.pop("ephemeral", None) or ntor.Ephemeral.generate()
         identity, onion = changes.pop("identity_key", self.entry.identity_key), changes.pop("onion_key", self.entry.onion_key)
-        create = Create(cell_class=CellClass.SMALL, position=1, key_epoch=1, handshake=Handshake.NTOR, onionskin=b"")
+        create = Create(cell_class=CellClass.SMALL, position=1, key_epoch=1, onionskin=b"")
         create = dataclasses.replace(create, **changes)
         target = ntor.Target(identity_key=identity, onion_key=onion, context=create.context)
         return dataclasses.replace(create, onionskin=ntor.onionskin(target, ephemeral)), target, ephemeral
@@ -59,7 +59,7 @@ class Stranger:
         create, target, ephemeral = self.create()
         command, payload = await self.send_create(create.pack())
         assert command is Command.CREATED
-        self.keys = HopKeys(ntor.finish(target, parse_reply(payload), ephemeral=ephemeral), CellClass.SMALL)
+        self.keys = HopKeys(ntor.finish(target, parse_created(payload).reply, ephemeral=ephemeral), CellClass.SMALL)
 
     def cell(self, relay_command: RelayCommand, data: bytes, *, command: Command = Command.RELAY, stream_id: int = 0) -> memoryview:
         cell = memoryview(bytearray(SMALL.cell))
@@ -124,7 +124,8 @@ async def test_a_replayed_create_is_refused_on_any_link():
         ({"identity_key": b"i" * 32}, DestroyReason.UNKNOWN_KEY),
         ({"position": 0}, DestroyReason.PROTOCOL),
         ({"position": 9}, DestroyReason.PROTOCOL),
-        ({"handshake": Handshake.NTOR_MLKEM768}, DestroyReason.PROTOCOL),
+        ({"handshake": 1}, DestroyReason.PROTOCOL),
+        ({"onward": bytes(100)}, DestroyReason.PROTOCOL),
     ],
 )
 async def test_a_create_that_is_not_for_this_relay_is_refused(changes, reason):

@@ -8,6 +8,7 @@ Pure: ephemerals are arguments.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 from cryptography.exceptions import InvalidTag
@@ -26,7 +27,7 @@ _NONCE = bytes(12)  # every key here seals one message
 _CREATE, _CREATED = b"veilpod-onward-create-1", b"veilpod-onward-created-1"
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Joining:
     """A client's handshake with one relay, under way."""
 
@@ -35,7 +36,7 @@ class Joining:
     cell_class: CellClass
     ephemeral: ntor.Ephemeral
 
-    @property
+    @functools.cached_property
     def target(self) -> ntor.Target:
         """Whom the handshake is with."""
         context = self._create(b"", b"").context

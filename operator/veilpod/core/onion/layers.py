@@ -69,12 +69,12 @@ class Direction:
 
 
 class HopKeys:
-    """Everything that one handshake gives: two directions, the key of the one failure report, the id of a session."""
+    """Everything that one handshake gives: two directions, the keys of its failure report and of the next hop's answer, a session's id."""
 
     def __init__(self, seed: bytes, cell_class: CellClass, *, ratchet: int = RATCHET_CELLS) -> None:
         self.forward = Direction(ntor.expand(seed, "forward", 32), direction=FORWARD, cell_class=cell_class, ratchet=ratchet)
         self.backward = Direction(ntor.expand(seed, "backward", 32), direction=BACKWARD, cell_class=cell_class, ratchet=ratchet)
-        self.report_key = ntor.expand(seed, "report", 16)
+        self.report_key, self.answer_key = ntor.expand(seed, "report", 16), ntor.expand(seed, "answer", 16)
         self.session_id = ntor.expand(seed, "session", 32)
 
 

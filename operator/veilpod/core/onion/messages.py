@@ -13,7 +13,7 @@ from veilpod.errors import ProtocolViolation
 
 _MESSAGE = struct.Struct(">BBHI")
 _CREATE = struct.Struct(">BBBBIH")
-_CREDIT = struct.Struct(">H")
+_LENGTH = struct.Struct(">H")
 PROTOCOL_VERSION = 1
 FIN = 1  # flag of DATA: the sender will send no more data on this stream
 
@@ -75,8 +75,7 @@ class DestroyReason(enum.IntEnum):
 class Handshake(enum.IntEnum):
     """How a CREATE agrees on keys. A relay refuses what it does not know; nobody falls back."""
 
-    NTOR = 1
-    NTOR_MLKEM768 = 2  # reserved: hybrid, room is left in CREATE
+    NTOR_MLKEM768 = 2  # 1 was ntor without ML-KEM
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,13 +116,14 @@ def put_forward_header(area: memoryview, length: int) -> None:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Create:
-    """The payload of CREATE and the tail of EXTEND."""
+    """The payload of CREATE and the tail of EXTEND. `onward` is a sealed EXTEND: where the circuit goes on at once."""
 
     cell_class: CellClass
     position: int
     key_epoch: int
-    handshake: Handshake
     onionskin: bytes
+    onward: bytes = b""
+    handshake: Handshake = Handshake.NTOR_MLKEM768
 
     @property
     def context(self) -> bytes:
@@ -133,7 +133,7 @@ class Create:
     def pack(self) -> bytes:
         """Spell it."""
         head = (PROTOCOL_VERSION, self.handshake, self.cell_class, self.position, self.key_epoch, len(self.onionskin))
-        return _CREATE.pack(*head) + self.onionskin
+        return _CREATE.pack(*head) + self.onionskin + _with_length(self.onward)
 
 
 def parse_create(payload: bytes) -> Create:
@@ -141,6 +141,7 @@ def parse_create(payload: bytes) -> Create:
     try:
         version, handshake, cell_class, position, key_epoch, length = _CREATE.unpack_from(payload)
         onionskin = payload[_CREATE.size : _CREATE.size + length]
+        onward = _after_length(payload[_CREATE.size + length :])
         if version != PROTOCOL_VERSION or len(onionskin) != length:
             raise ValueError("version or length")
         return Create(
@@ -149,6 +150,7 @@ def parse_create(payload: bytes) -> Create:
             key_epoch=key_epoch,
             handshake=Handshake(handshake),
             onionskin=onionskin,
+            onward=onward,
         )
     except (ValueError, struct.error) as error:
         raise ProtocolViolation("BadCreate", "a CREATE that this version does not know") from error
@@ -177,17 +179,37 @@ def parse_extend(data: bytes) -> Extend:
     return Extend(node_id=int.from_bytes(data[:4], "big"), identity_key=data[4:36], create=data[36:])
 
 
-def pack_reply(reply: bytes) -> bytes:
-    """Spell the payload of CREATED, EXTENDED and MET: the handshake's answer with its length."""
-    return _CREDIT.pack(len(reply)) + reply
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Created:
+    """The payload of CREATED, EXTENDED and MET: the handshake's answer and, sealed, what the next hop answered to the same CREATE."""
+
+    reply: bytes
+    onward: bytes = b""
+
+    def pack(self) -> bytes:
+        """Spell it."""
+        return _with_length(self.reply) + _with_length(self.onward)
 
 
-def parse_reply(payload: bytes) -> bytes:
-    """Read the payload of CREATED, EXTENDED or MET. Raises ProtocolViolation("BadReply")."""
-    length = int.from_bytes(payload[:2], "big")
-    if len(payload) < 2 + length or not length:
-        raise ProtocolViolation("BadReply", "a handshake answer that is shorter than it says")
-    return payload[2 : 2 + length]
+def parse_created(payload: bytes) -> Created:
+    """Read the payload of CREATED, EXTENDED or MET (zero fill may follow). Raises ProtocolViolation("BadReply")."""
+    try:
+        reply = _after_length(payload)
+        onward = _after_length(payload[_LENGTH.size + len(reply) :])
+    except (ValueError, struct.error) as error:
+        raise ProtocolViolation("BadReply", "a handshake answer that is shorter than it says") from error
+    return Created(reply=reply, onward=onward)
+
+
+def _with_length(data: bytes) -> bytes:
+    return _LENGTH.pack(len(data)) + data
+
+
+def _after_length(data: bytes) -> bytes:
+    (length,) = _LENGTH.unpack_from(data)
+    if len(data) < _LENGTH.size + length:
+        raise ValueError("length")
+    return data[_LENGTH.size : _LENGTH.size + length]
 
 
 def pack_join(cookie: bytes, onionskin: bytes) -> bytes:
@@ -204,11 +226,11 @@ def parse_join(data: bytes) -> tuple[bytes, bytes]:
 
 def pack_credit(cells: int) -> bytes:
     """Spell the data of SENDME: how many DATA messages more."""
-    return _CREDIT.pack(cells)
+    return _LENGTH.pack(cells)
 
 
 def parse_credit(data: memoryview) -> int:
     """Read the data of SENDME. Raises ProtocolViolation("BadCredit")."""
-    if len(data) != _CREDIT.size:
+    if len(data) != _LENGTH.size:
         raise ProtocolViolation("BadCredit", "a SENDME of a wrong size")
     return int.from_bytes(data, "big")

@@ -10,14 +10,13 @@ from veilpod.core.onion.geometry import GEOMETRY, HEADER, MAX_HOPS, MESSAGE_HEAD
 from veilpod.core.onion.messages import (
     Create,
     Extend,
-    Handshake,
     RelayCommand,
     parse_create,
+    parse_created,
     parse_credit,
     parse_extend,
     parse_join,
     parse_message,
-    parse_reply,
     put_message,
 )
 from veilpod.core.onion.reports import parse_destroy
@@ -110,8 +109,8 @@ creates = st.builds(
     cell_class=st.sampled_from(list(CellClass)),
     position=st.integers(0, 255),
     key_epoch=st.integers(0, 2**32 - 1),
-    handshake=st.sampled_from(list(Handshake)),
     onionskin=st.binary(max_size=1500),
+    onward=st.binary(max_size=1500),
 )
 
 
@@ -124,7 +123,7 @@ def test_a_create_is_read_back_from_its_zero_filled_cell(create, fill):
 
 @given(st.binary(max_size=80))
 def test_any_payload_is_read_or_refused_as_a_violation(payload):
-    for parse in (parse_create, parse_extend, parse_reply, parse_join, parse_destroy):
+    for parse in (parse_create, parse_extend, parse_created, parse_join, parse_destroy):
         with contextlib.suppress(ProtocolViolation):
             parse(payload)
     with contextlib.suppress(ProtocolViolation):

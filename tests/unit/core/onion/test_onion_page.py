@@ -7,12 +7,13 @@ import pathlib
 import struct
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 VECTORS = json.loads((pathlib.Path(__file__).parents[3] / "vectors" / "onion.json").read_text())
-PROTOID = b"veilpod-ntor-x25519-sha256-1"
+PROTOID = b"veilpod-ntor-x25519-mlkem768-sha256-1"
 BODY = 4080
 
 
@@ -52,27 +53,66 @@ def fill(size):
     return bytes(index % 256 for index in range(size))
 
 
+def u16(data):
+    return struct.pack(">H", len(data)) + data
+
+
+def onionskin(identity, public_b, x, mlkem):
+    return identity + public_b + x.public_key().public_bytes_raw() + mlkem.public_key().public_bytes_raw()
+
+
+def onward_key(exchanged, skin, context):
+    return expand(mac(PROTOID + b":onward_extract", exchanged + skin + PROTOID + context), b"onward", 16)
+
+
 def test_section_5_joining():
     v = VECTORS["ntor"]
-    x, y, b = private(v["client_ephemeral"]), private(v["server_ephemeral"]), private(v["server_static"])
-    identity = bytes.fromhex(v["identity"])
-    public_x, public_y, public_b = (key.public_key().public_bytes_raw() for key in (x, y, b))
-    context = struct.pack(">BBBBI", 1, 1, 1, 1, 7)
-    create = context + struct.pack(">H", 96) + identity + public_b + public_x
+    x, y, b = private(v["client_x25519"]), private(v["server_ephemeral"]), private(v["server_static"])
+    mlkem = MLKEM768PrivateKey.from_seed_bytes(bytes.fromhex(v["client_mlkem_seed"]))
+    identity, ciphertext, encapsulated = (bytes.fromhex(v[name]) for name in ("identity", "ciphertext", "encapsulated"))
+    assert mlkem.decapsulate(ciphertext) == encapsulated
+    public_y, public_b = (key.public_key().public_bytes_raw() for key in (y, b))
+    skin = onionskin(identity, public_b, x, mlkem)
+    context = struct.pack(">BBBBI", 1, 2, 1, 1, 7)
+    create = context + u16(skin) + u16(b"")
     assert v["create"] == create.hex()
     assert v["extend"] == (struct.pack(">I", 9) + identity + create).hex()
-    both = exchange(x, public_y) + exchange(x, public_b)
-    secret_input = both + identity + public_b + public_x + public_y + PROTOID + context
+    shared = exchange(x, public_y) + exchange(x, public_b) + encapsulated
+    secret_input = shared + skin + public_y + ciphertext + PROTOID + context
     verify = mac(PROTOID + b":verify", secret_input)
-    auth = mac(PROTOID + b":mac", verify + identity + public_b + public_y + public_x + PROTOID + context + b"Server")
-    assert v["reply"] == (public_y + auth).hex()
+    said = verify + identity + public_b + public_y + ciphertext + skin[64:] + PROTOID + context + b"Server"
+    assert v["created"] == (u16(public_y + ciphertext + mac(PROTOID + b":mac", said)) + u16(b"")).hex()
     assert v["seed"] == mac(PROTOID + b":key_extract", secret_input).hex()
+    assert v["onward_key"] == onward_key(exchange(x, public_b), skin, context).hex()
+
+
+def test_section_5_three_hops_by_one_create():
+    v = VECTORS["one_shot"]
+    create = extend = b""
+    for number in (3, 2, 1):
+        identity = Ed25519PrivateKey.from_private_bytes(bytes((80 + number,)) * 32).public_key().public_bytes_raw()
+        public_b = private(f"{90 + number:02x}" * 32).public_key().public_bytes_raw()
+        x = private(f"{60 + number:02x}" * 32)
+        skin = onionskin(identity, public_b, x, MLKEM768PrivateKey.from_seed_bytes(bytes((60 + number,)) * 64))
+        context = struct.pack(">BBBBI", 1, 2, 1, number, 7)
+        onward = b""
+        if create:
+            onward = AESGCM(onward_key(exchange(x, public_b), skin, context)).encrypt(bytes(12), extend, b"veilpod-onward-create-1")
+        create = context + u16(skin) + u16(onward)
+        extend = struct.pack(">I", number) + identity + create
+    assert v["create"] == {"size": len(create), "sha256": hashlib.sha256(create).hexdigest()}
+    assert len(create) <= BODY - 16
+    answer = b"third"
+    for number in (2, 1):
+        key = expand(bytes((70 + number,)) * 32, b"answer", 16)
+        answer = u16(bytes((number,)) * 1152) + u16(AESGCM(key).encrypt(bytes(12), answer, b"veilpod-onward-created-1"))
+    assert v["created"] == {"size": len(answer), "sha256": hashlib.sha256(answer).hexdigest()}
 
 
 def test_section_4_keys():
     v = VECTORS["keys"]
     seed = bytes.fromhex(v["seed"])
-    for label, size in (("forward", 32), ("backward", 32), ("report", 16), ("session", 32)):
+    for label, size in (("forward", 32), ("backward", 32), ("report", 16), ("answer", 16), ("session", 32)):
         assert v[label] == expand(seed, label.encode(), size).hex()
     secret = bytes.fromhex(v["forward"])
     assert v["forward_key"] == expand(secret, b"key", 16).hex()
