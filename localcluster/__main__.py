@@ -50,9 +50,8 @@ def main(arguments: list[str]) -> int:
             build.ensure_all()
         case "load":
             pid = lifecycle.require(options.name).inner.pid
-            for archive in options.archive:
-                for digested in containerd.load(pid, archive).values():
-                    print(digested)
+            for digested in containerd.load(pid, *options.archive).values():
+                print(digested)
         case "status":
             return inspect.status(options.name)
         case "netpol":

@@ -4,8 +4,11 @@ A pod may name an image three ways once `load` has returned: by tag (`localhost/
 kubelet then reports the digest in `status.containerStatuses[].imageID`.
 """
 
+import contextlib
 import pathlib
 import subprocess
+import tempfile
+from collections.abc import Iterator
 
 from localcluster import layout, oci, progress
 
@@ -15,17 +18,21 @@ def socket_of(pid: int) -> str:
     return f"/proc/{pid}/root{layout.CONTAINERD_SOCKET}"
 
 
-def load(pid: int, archive: pathlib.Path) -> dict[str, str]:
-    """Import an OCI archive unless its images are there; return name@digest for each reference in it."""
-    named = {reference: by_digest(reference, digest) for reference, digest in oci.digests(archive).items()}
-    if set(named.values()) <= set(_ctr(pid, "images", "list", "--quiet").split()):
-        return named
-    _ctr(pid, "images", "import", str(archive))
-    for reference in named:
+def load(pid: int, *archives: pathlib.Path) -> dict[str, str]:
+    """Import OCI archives unless their images are there; return name@digest for each reference in them."""
+    known = set(_ctr(pid, "images", "list", "--quiet").split())
+    named = {archive: {name: by_digest(name, digest) for name, digest in oci.digests(archive).items()} for archive in archives}
+    missing = [archive for archive in archives if not set(named[archive].values()) <= known]
+    if missing:
+        with _talk(pid, "images", "import", "-") as importing:
+            assert importing.stdin is not None
+            with contextlib.suppress(BrokenPipeError):  # its own words say why
+                oci.merge(missing, importing.stdin)
+    for reference, digested in (pair for archive in missing for pair in named[archive].items()):
         # ctr import keeps the tag only. A reference by digest is a name like any other to containerd's CRI, and without it the kubelet
         # would try to pull.
-        _ctr(pid, "images", "tag", "--force", reference, named[reference])
-    return named
+        _ctr(pid, "images", "tag", "--force", reference, digested)
+    return {name: digested for pairs in named.values() for name, digested in pairs.items()}
 
 
 def by_digest(reference: str, digest: str) -> str:
@@ -35,10 +42,22 @@ def by_digest(reference: str, digest: str) -> str:
 
 
 def _ctr(pid: int, *arguments: str) -> str:
+    with _talk(pid, *arguments) as ctr:
+        assert ctr.stdout is not None
+        return ctr.stdout.read().decode()
+
+
+@contextlib.contextmanager
+def _talk(pid: int, *arguments: str) -> "Iterator[subprocess.Popen[bytes]]":
+    """Run ctr; at the end of what is done with its pipes it must have succeeded."""
     command = [str(layout.BUILD / "bin" / "ctr"), "--address", socket_of(pid), "--namespace", "k8s.io", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-    if result.returncode != 0:
-        raise progress.Failure(
-            f"ctr {' '.join(arguments)}: {result.stderr.strip()}", next="does containerd run? python3 -m localcluster status"
-        )
-    return result.stdout
+    with tempfile.TemporaryFile() as complaints:
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints) as ctr:
+            yield ctr
+            ctr.communicate()
+        complaints.seek(0)
+        if ctr.returncode != 0:
+            raise progress.Failure(
+                f"ctr {' '.join(arguments)}: {complaints.read().decode().strip()}",
+                next="does containerd run? python3 -m localcluster status",
+            )

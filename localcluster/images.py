@@ -92,11 +92,8 @@ def save(image: str, archive: pathlib.Path) -> pathlib.Path:
 def load(cluster: str, *archives: pathlib.Path) -> dict[str, str]:
     """Import OCI archives into a running cluster; return name@digest for each reference in them."""
     pid = lifecycle.require(cluster).inner.pid
-    named: dict[str, str] = {}
-    for archive in archives:
-        with progress.step(f"load {archive.name}"):
-            named |= containerd.load(pid, archive)
-    return named
+    with progress.step(f"load {', '.join(archive.name for archive in archives)}"):
+        return containerd.load(pid, *archives)
 
 
 def _mounts(scratch: pathlib.Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""OCI archives without a container engine: read the digest of one, write the pause image.
+"""OCI archives without a container engine: read the digest of one, make one of many, write the pause image.
 
 An OCI archive is a tar of content-addressed blobs and an index.json. A pod may name an image by the digest of its manifest, which is what
 the index holds, and which changes when the layers are compressed again: so the archive, not the store it was saved from, is asked.
@@ -10,24 +10,46 @@ import io
 import json
 import pathlib
 import tarfile
-from typing import Any
+from collections.abc import Sequence
+from typing import IO, Any
 
 from localcluster import progress
 
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+_INDEX, _LAYOUT = "index.json", "oci-layout"
 REFERENCE = "org.opencontainers.image.ref.name"
 
 
 def digests(archive: pathlib.Path) -> dict[str, str]:
     """Return reference -> manifest digest for the named images of the archive."""
+    named = {entry.get("annotations", {}).get(REFERENCE): entry["digest"] for entry in _manifests(archive)}
+    return {reference: digest for reference, digest in named.items() if reference is not None}
+
+
+def merge(archives: Sequence[pathlib.Path], into: IO[bytes]) -> None:
+    """Write one archive of all their images, each blob once: images that share a base share most of their bytes."""
+    written: set[str] = {_INDEX, _LAYOUT}
+    with tarfile.open(fileobj=into, mode="w|", bufsize=1 << 20) as merged:
+        for archive in archives:
+            with tarfile.open(archive) as tar:
+                for member in tar:
+                    if member.isfile() and member.name not in written:
+                        written.add(member.name)
+                        merged.addfile(member, tar.extractfile(member))
+        manifests = [entry for archive in archives for entry in _manifests(archive)]
+        for name, content in {_LAYOUT: {"imageLayoutVersion": "1.0.0"}, _INDEX: {"schemaVersion": 2, "manifests": manifests}}.items():
+            _add(merged, name, json.dumps(content).encode(), mode=0o644)
+
+
+def _manifests(archive: pathlib.Path) -> list[dict[str, Any]]:
     try:
         with tarfile.open(archive) as tar:
-            index = json.loads((tar.extractfile("index.json") or io.BytesIO()).read())
+            entries: list[dict[str, Any]] = json.loads((tar.extractfile(_INDEX) or io.BytesIO()).read())["manifests"]
     except (tarfile.TarError, KeyError, json.JSONDecodeError) as error:
         raise progress.Failure(f"{archive} is no OCI archive: {error}", next="podman save --format oci-archive") from error
-    return {entry["annotations"][REFERENCE]: entry["digest"] for entry in index["manifests"] if REFERENCE in entry.get("annotations", {})}
+    return entries
 
 
 def write_static(archive: pathlib.Path, reference: str, program: pathlib.Path, command: list[str]) -> None:
@@ -49,8 +71,8 @@ def write_static(archive: pathlib.Path, reference: str, program: pathlib.Path, c
     layers = [add(gzip.compress(layer, mtime=0), _LAYER + "+gzip")]
     manifest = {"schemaVersion": 2, "mediaType": _MANIFEST, "config": add(json.dumps(config).encode(), _CONFIG), "layers": layers}
     entry = add(json.dumps(manifest).encode(), _MANIFEST) | {"annotations": {REFERENCE: reference}}
-    blobs["index.json"] = json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode()
-    blobs["oci-layout"] = b'{"imageLayoutVersion": "1.0.0"}'
+    blobs[_INDEX] = json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode()
+    blobs[_LAYOUT] = b'{"imageLayoutVersion": "1.0.0"}'
     archive.parent.mkdir(parents=True, exist_ok=True)
     archive.write_bytes(_tar(blobs, mode=0o644))
 
@@ -59,7 +81,11 @@ def _tar(files: dict[str, bytes], mode: int) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, data in sorted(files.items()):
-            member = tarfile.TarInfo(name)
-            member.size, member.mode = len(data), mode
-            tar.addfile(member, io.BytesIO(data))
+            _add(tar, name, data, mode)
     return buffer.getvalue()
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes, mode: int) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(data), mode
+    tar.addfile(member, io.BytesIO(data))

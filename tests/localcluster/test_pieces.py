@@ -88,6 +88,20 @@ def test_every_blob_of_a_static_image_is_what_its_name_says(tmp_path: pathlib.Pa
     }
 
 
+def test_many_archives_become_one_with_each_blob_once(tmp_path):
+    program = tmp_path / "program"
+    program.write_bytes(b"#!")
+    archives = [tmp_path / "one", tmp_path / "two"]
+    for archive, name in zip(archives, ("localhost/x:1", "localhost/y:1"), strict=True):
+        oci.write_static(archive, name, program, ["/program"])
+    merged = tmp_path / "merged"
+    with merged.open("wb") as into:
+        oci.merge(archives, into)
+    assert oci.digests(merged) == oci.digests(archives[0]) | oci.digests(archives[1])
+    with tarfile.open(merged) as tar, tarfile.open(archives[0]) as one:
+        assert sorted(tar.getnames()) == sorted(one.getnames())  # the two images differ in nothing but their names
+
+
 def test_a_tar_that_is_no_oci_archive_is_refused(tmp_path: pathlib.Path) -> None:
     with tarfile.open(tmp_path / "archive", "w") as tar:
         tar.addfile(tarfile.TarInfo("manifest.json"), io.BytesIO())

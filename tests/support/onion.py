@@ -120,9 +120,8 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     while data := await reader.read(65536):
         writer.write(data)
         await writer.drain()
-    writer.write_eof()
-    await writer.drain()
-    await reader.read()
+    writer.close()  # when everything has gone: draining waits for less
+    await writer.wait_closed()
 
 
 async def until(condition: Callable[[], Any], *, seconds: float = 10.0) -> None:
