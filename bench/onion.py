@@ -158,17 +158,24 @@ async def throughput(ways: dict[str, Way]) -> list[Row]:
 async def delay(proxy: OnionProxy, ways: dict[str, Way]) -> list[Row]:
     """Round trips, idle and beside a transfer; circuits; fairness."""
     onion = ways["onion"].open
-    idle, busy = sorted(await delays(onion)), sorted(await delays_beside_bulk(onion))
-    tor = statistics.median(await delays(ways["tuned-tor"].open))
-    p50, p99 = statistics.median(idle), idle[int(0.99 * len(idle))]
+    tor = ways["tuned-tor"].open
+    idle, busy = await delays(onion), await delays_beside_bulk(onion)
+    tor_idle, tor_busy = await delays(tor), await delays_beside_bulk(tor)
+    p50, p99 = statistics.median(idle), _p99(idle)
     return [
         Row("rtt-p50-ms", round(p50, 2), "ms"),
-        Row("rtt-p50-ratio-to-tuned-tor", round(p50 / tor, 2), "of Tor, tuned", 2.0),
+        Row("rtt-p50-ratio-to-tuned-tor", round(p50 / statistics.median(tor_idle), 2), "of Tor, tuned", 2.0),
         Row("rtt-p99-ms", round(p99, 2), "ms", 5.0),
-        Row("rtt-p99-under-load-ratio", round(busy[int(0.99 * len(busy))] / p99, 2), "of the idle p99", 2.0),
+        Row("rtt-p99-under-load-ratio", round(_p99(busy) / p99, 2), "of the idle p99", 2.0),
+        Row("rtt-p99-under-load-ms", round(_p99(busy), 2), "ms"),
+        Row("tuned-tor-rtt-p99-under-load-ms", round(_p99(tor_busy), 2), "ms"),
         Row("build-p50-ms", round(statistics.median(await builds(proxy)), 2), "ms, circuit and rendezvous", 5.0),
         Row("jain-10", round(await fairness(onion), 3), "of ten circuits", 0.95, "higher"),
     ]
+
+
+def _p99(values: Sequence[float]) -> float:
+    return sorted(values)[int(0.99 * len(values))]
 
 
 async def measure(server: int) -> list[Row]:

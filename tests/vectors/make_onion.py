@@ -103,7 +103,7 @@ def _one_shot() -> dict[str, Any]:
     create = nest(hops).create
     answer = b"third"
     for number in (2, 1):
-        sealed = seal_answer(HopKeys(secret(70 + number), CellClass.SMALL), answer)
+        sealed = seal_answer(HopKeys(secret(70 + number)), answer)
         answer = Created(reply=bytes((number,)) * ntor.REPLY, onward=sealed).pack()
     return {"create": _long(create), "created": _long(answer)}
 
@@ -132,7 +132,7 @@ def _keys() -> dict[str, str]:
 def _cells() -> dict[str, Any]:
     """A SMALL cell over three hops: as the client seals it, as each hop passes it on; first 64 and last 64 bytes of each body."""
     seeds = [secret(10 + hop) for hop in range(3)]
-    client, relays = ([HopKeys(seed, CellClass.SMALL) for seed in seeds] for _ in range(2))
+    client, relays = ([HopKeys(seed) for seed in seeds] for _ in range(2))
     cell = memoryview(bytearray(SMALL.cell))
     put_message(cell[HEADER : HEADER + SMALL.plain(3)], RelayCommand.DATA, b"veilpod", flags=1, stream_id=3)
     client_seal(client, cell[HEADER:], SMALL)
@@ -153,13 +153,13 @@ def _cells() -> dict[str, Any]:
 
 def _end_to_end() -> dict[str, str]:
     area = memoryview(bytearray(SMALL.plain(3)))
-    keys = HopKeys(secret(30), CellClass.SMALL)
+    keys = HopKeys(secret(30))
     put_end_to_end(keys.forward, area, SMALL, RelayCommand.BEGIN, b"input", flags=0, stream_id=1)
     return {"seed": secret(30).hex(), "session_id": keys.session_id.hex(), "message": _ends(area)}
 
 
 def _report() -> dict[str, Any]:
-    hops = [HopKeys(secret(40 + hop), CellClass.SMALL) for hop in range(3)]
+    hops = [HopKeys(secret(40 + hop)) for hop in range(3)]
     report = make_report(hops[2], 3, DestroyReason.TAMPERED, Side.PREVIOUS, fill)
     for position in (2, 1):
         report = wrap_report(hops[position - 1], position, report, fill)

@@ -18,7 +18,7 @@ from veilpod.core.onion.directory import RelayEntry
 from veilpod.core.onion.geometry import GEOMETRY, HEADER, CellClass
 from veilpod.core.onion.joining import ONE_SHOT, Joining, nest, open_answer
 from veilpod.core.onion.layers import HopKeys, TamperedError, client_open, client_seal
-from veilpod.core.onion.messages import DestroyReason, Extend, Message, RelayCommand, parse_created, parse_message, put_message
+from veilpod.core.onion.messages import DestroyReason, Extend, Message, RelayCommand, kind_for, parse_created, parse_message, put_message
 from veilpod.errors import CircuitFailed, PeerUnavailable, ProtocolViolation, VeilpodError
 from veilpod.net.link import Link
 
@@ -55,8 +55,7 @@ class Circuit:
 
     def __init__(self, link: Link, path: Sequence[RelayEntry], cell_class: CellClass) -> None:
         self.path, self.cell_class = tuple(path), cell_class
-        self.geometry = GEOMETRY[cell_class]
-        self.data_max = self.geometry.data_max
+        self.data_max = GEOMETRY[cell_class].data_max
         self.receiver: Receiver | None = None
         self.bytes_sent = self.bytes_received = 0
         self.error: VeilpodError | None = None
@@ -65,7 +64,7 @@ class Circuit:
         self._link, self._id = link, link.new_circuit_id()
         self._hops: list[HopKeys] = []
         self._joining: collections.deque[Joining] = collections.deque()
-        self._cell = memoryview(bytearray(self.geometry.cell))
+        self._cells = {kind: memoryview(bytearray(GEOMETRY[kind].cell)) for kind in CellClass if kind <= cell_class}
         self._waiting: tuple[RelayCommand, asyncio.Future[bytes]] | None = None
         self._created: asyncio.Future[bytes] | None = None
         link.routes[self._id] = self
@@ -95,23 +94,23 @@ class Circuit:
 
     def send_message(self, command: RelayCommand, data: bytes | memoryview, *, flags: int = 0, stream_id: int = 0) -> None:
         """Send a message to the last hop. Does nothing once the circuit is gone."""
-        put_message(self.area, command, data, flags=flags, stream_id=stream_id)
-        self.send_area(Command.RELAY_EARLY if command is RelayCommand.EXTEND else Command.RELAY)
+        kind = kind_for(command, self.cell_class)
+        put_message(self.area(kind), command, data, flags=flags, stream_id=stream_id)
+        self.send_area(kind, Command.RELAY_EARLY if command is RelayCommand.EXTEND else Command.RELAY)
 
-    @property
-    def area(self) -> memoryview:
+    def area(self, kind: CellClass) -> memoryview:
         """Where the next message to the last hop is written, before `send_area`."""
-        return self._cell[HEADER : HEADER + self.geometry.plain(len(self._hops))]
+        return self._cells[kind][HEADER : HEADER + GEOMETRY[kind].plain(len(self._hops))]
 
-    def send_area(self, command: Command = Command.RELAY) -> None:
+    def send_area(self, kind: CellClass, command: Command = Command.RELAY) -> None:
         """Seal and send what was written into `area`."""
         if self.error is not None:
             return
-        client_seal(self._hops, self._cell[HEADER:], self.geometry, command)
-        header = Header(circ_id=self._id, command=command, cell_class=self.cell_class)
-        if not self._link.send_layered(header, self._cell):
+        cell = self._cells[kind]
+        client_seal(self._hops, cell[HEADER:], GEOMETRY[kind], command)
+        if not self._link.send_layered(Header(circ_id=self._id, command=command, cell_class=kind), cell):
             self._fail(CircuitFailed("the guard takes no more cells", blamed=self._pair((0, 1))))
-        self.bytes_sent += self.geometry.cell
+        self.bytes_sent += len(cell)
         if self.on_traffic is not None:
             self.on_traffic()
 
@@ -132,12 +131,12 @@ class Circuit:
 
     def on_layered(self, header: Header, cell: memoryview) -> None:
         self.bytes_received += len(cell)
-        body = cell[HEADER:]
+        body, geometry = cell[HEADER:], GEOMETRY[header.cell_class]
         try:
-            if header.command is not Command.RELAY or header.cell_class is not self.cell_class or not self._hops:
+            if header.command is not Command.RELAY or header.cell_class > self.cell_class or not self._hops:
                 raise TamperedError
-            client_open(self._hops, body, self.geometry)
-            self._on_message(parse_message(body[: self.geometry.plain(len(self._hops))]))
+            client_open(self._hops, body, geometry)
+            self._on_message(parse_message(body[: geometry.plain(len(self._hops))]))
         except TamperedError as error:
             pair = (error.layer, error.layer + 1)
             self._fail(CircuitFailed("a cell was altered on its way to us", blamed=self._pair(pair)), DestroyReason.TAMPERED)
@@ -178,7 +177,7 @@ class Circuit:
             position = len(self._hops) + 1
             try:
                 created = parse_created(payload)
-                self._hops.append(HopKeys(self._joining[0].finish(created), self.cell_class))
+                self._hops.append(HopKeys(self._joining[0].finish(created)))
                 self._joining.popleft()
                 payload = open_answer(self._hops[-1], created.onward) if created.onward else b""
             except ProtocolViolation:

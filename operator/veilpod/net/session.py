@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from veilpod.core.ids import NodeId
 from veilpod.core.onion import ntor
-from veilpod.core.onion.geometry import LABEL_MAX
+from veilpod.core.onion.geometry import GEOMETRY, LABEL_MAX
 from veilpod.core.onion.layers import Direction, HopKeys, TamperedError, open_end_to_end, put_end_to_end
-from veilpod.core.onion.messages import Create, Created, EndReason, Message, RelayCommand, pack_join, parse_created
+from veilpod.core.onion.messages import Create, Created, EndReason, Message, RelayCommand, kind_for, pack_join, parse_created
 from veilpod.errors import CircuitFailed, InvalidInput, PeerUnavailable, ProtocolViolation, VeilpodError
 from veilpod.net.circuit import Circuit
 from veilpod.net.mux import Mux
@@ -68,13 +68,14 @@ class OnionSession:
     @property
     def data_max(self) -> int:
         """Bytes of data in one end-to-end message."""
-        return self._circuit.geometry.inner_data_max
+        return GEOMETRY[self._circuit.cell_class].inner_data_max
 
     def send_message(self, command: RelayCommand, data: bytes | memoryview, *, flags: int = 0, stream_id: int = 0) -> None:
         """Send a message to the other end."""
         if self._circuit.error is None:
-            put_end_to_end(self._outward, self._circuit.area, self._circuit.geometry, command, data, flags=flags, stream_id=stream_id)
-            self._circuit.send_area()
+            kind = kind_for(command, self._circuit.cell_class)
+            put_end_to_end(self._outward, self._circuit.area(kind), GEOMETRY[kind], command, data, flags=flags, stream_id=stream_id)
+            self._circuit.send_area(kind)
 
     async def ready(self) -> None:
         """Wait while the link has too much queued."""
@@ -87,7 +88,7 @@ class OnionSession:
         if message.command is not RelayCommand.FORWARD:
             raise ProtocolViolation("BadMessage", f"{message.command.name} in a session", party="relay")
         try:
-            inner = open_end_to_end(self._inward, message.data, self._circuit.geometry)
+            inner = open_end_to_end(self._inward, message.data)
         except TamperedError as error:
             # The path's own layers opened, so it was the meeting relay or beyond: behind our last hop, where we know nobody.
             raise ProtocolViolation("SessionTampered", "an end-to-end message was altered beyond the meeting relay") from error
@@ -143,7 +144,7 @@ class HostPoint:
         answer = ntor.respond(
             target, static=self._service, client=skin, ephemeral=X25519PrivateKey.generate(), encapsulated=skin.encapsulate()
         )
-        session = OnionSession(self._circuit, HopKeys(answer.seed, self._circuit.cell_class), guest=False)
+        session = OnionSession(self._circuit, HopKeys(answer.seed), guest=False)
         self._circuit.send_message(RelayCommand.MET, Created(reply=answer.reply).pack())
         self._met.set_result(session)
 
@@ -171,7 +172,7 @@ class _Guest:
         if message.command is not RelayCommand.MET or self.met.done():
             raise ProtocolViolation("BadMessage", f"{message.command.name} before a meeting", party="relay")
         seed = ntor.finish(self._target, parse_created(bytes(message.data)).reply, ephemeral=self._ephemeral)
-        self.met.set_result(OnionSession(self._circuit, HopKeys(seed, self._circuit.cell_class), guest=True))
+        self.met.set_result(OnionSession(self._circuit, HopKeys(seed), guest=True))
 
     def on_failed(self, error: VeilpodError) -> None:
         """Nobody came, or not who was expected."""

@@ -12,7 +12,7 @@ import os
 from typing import Protocol
 
 from veilpod.core.onion.cells import Command, Header
-from veilpod.core.onion.geometry import COOKIE, GEOMETRY, HEADER, MAX_HOPS, MESSAGE_HEADER, CellClass
+from veilpod.core.onion.geometry import COOKIE, GEOMETRY, HEADER, MAX_HOPS, MESSAGE_HEADER, CellClass, geometry_of
 from veilpod.core.onion.joining import ANSWER_MAX, seal_answer
 from veilpod.core.onion.layers import HopKeys, TamperedError, relay_open, relay_seal
 from veilpod.core.onion.messages import (
@@ -21,6 +21,7 @@ from veilpod.core.onion.messages import (
     Extend,
     Message,
     RelayCommand,
+    kind_for,
     parse_created,
     parse_extend,
     parse_join,
@@ -56,8 +57,7 @@ class RelayCircuit:
 
     def __init__(self, router: Router, link: Link, circ_id: int, *, keys: HopKeys, cell_class: CellClass, position: int) -> None:
         self.cell_class, self.position = cell_class, position
-        self.geometry = GEOMETRY[cell_class]
-        self.data_max = self.geometry.data_max
+        self.data_max = GEOMETRY[cell_class].data_max
         self.previous, self.previous_id = link, circ_id
         self.next: NextHop | None = None
         self.partner: RelayCircuit | None = None
@@ -75,17 +75,17 @@ class RelayCircuit:
         self._router.count("cells")
         if header.command is Command.RELAY_EARLY:
             self._early_left -= 1
-        if header.cell_class is not self.cell_class or self._early_left < 0:
+        if header.cell_class > self.cell_class or self._early_left < 0:
             self.destroy(DestroyReason.PROTOCOL, Side.PREVIOUS)
             return
-        body = cell[HEADER:]
+        body, geometry = cell[HEADER:], GEOMETRY[header.cell_class]
         try:
             if self.next is not None:
-                relay_open(self._keys, body, self.position, self.geometry, header.command, os.urandom)
+                relay_open(self._keys, body, self.position, geometry, header.command, os.urandom)
                 self.next.send(header, cell)
             else:
-                size = self.geometry.plain(self.position)
-                self._keys.forward.open(body, size, header.command)
+                size = geometry.plain(self.position)
+                self._keys.forward.open(body, size, geometry.kind, header.command)
                 self._consume(parse_message(body[:size]), header, cell)
         except TamperedError:
             self._router.count("tampered")
@@ -108,14 +108,15 @@ class RelayCircuit:
 
     def send_back(self, cell: memoryview) -> None:
         """Put our layer on a cell from the next hop and pass it on."""
-        relay_seal(self._keys, cell[HEADER:], self.position, self.geometry, os.urandom)
+        relay_seal(self._keys, cell[HEADER:], self.position, geometry_of(cell), os.urandom)
         self._send(cell)
 
     def send_message(self, command: RelayCommand, data: bytes | memoryview, *, flags: int = 0, stream_id: int = 0) -> None:
         """Say something to the client as its last hop."""
         if not self.dead:
-            cell = self._router.scratch(self.cell_class)
-            put_message(cell[HEADER : HEADER + self.geometry.plain(self.position)], command, data, flags=flags, stream_id=stream_id)
+            kind = kind_for(command, self.cell_class)
+            cell = self._router.scratch(kind)
+            put_message(cell[HEADER : HEADER + GEOMETRY[kind].plain(self.position)], command, data, flags=flags, stream_id=stream_id)
             self.send_back(cell)
 
     async def ready(self) -> None:
@@ -232,16 +233,16 @@ class RelayCircuit:
 
     def _pass(self, message: Message, partner: "RelayCircuit", cell: memoryview) -> None:
         """Move a message across the splice, in place: same size at every position, whatever the two paths' lengths."""
-        sealed = message.command is RelayCommand.FORWARD and len(message.data) == self.geometry.data_max
+        geometry = geometry_of(cell)
+        sealed = message.command is RelayCommand.FORWARD and len(message.data) == geometry.data_max
         if not sealed and message.command is not RelayCommand.MET:
             raise ProtocolViolation("BadMessage", "only sealed messages pass between two circuits")
         if message.command is RelayCommand.MET:
             partner.send_message(RelayCommand.MET, message.data)
             return
         body = cell[HEADER:]
-        body[MESSAGE_HEADER + self.geometry.data_max : self.geometry.plain(partner.position)] = bytes(
-            self.geometry.plain(partner.position) - MESSAGE_HEADER - self.geometry.data_max
-        )
+        end, limit = MESSAGE_HEADER + geometry.data_max, geometry.plain(partner.position)
+        body[end:limit] = bytes(limit - end)
         partner.send_back(cell)
 
     def _created(self, onward: bytes = b"") -> None:
@@ -257,7 +258,7 @@ class RelayCircuit:
         return self._exits
 
     def _send(self, cell: memoryview) -> None:
-        header = Header(circ_id=self.previous_id, command=Command.RELAY, cell_class=self.cell_class)
+        header = Header(circ_id=self.previous_id, command=Command.RELAY, cell_class=geometry_of(cell).kind)
         if not self.previous.send_layered(header, cell):
             # More than a whole window is queued: whoever sends does not keep to its credit, or nobody there reads.
             self.destroy(DestroyReason.RESOURCE, Side.PREVIOUS)
@@ -291,7 +292,7 @@ class NextHop:
     # --- the link's calls
 
     def on_layered(self, header: Header, cell: memoryview) -> None:
-        if self._circuit.next is not self or header.command is not Command.RELAY or header.cell_class is not self._circuit.cell_class:
+        if self._circuit.next is not self or header.command is not Command.RELAY or header.cell_class > self._circuit.cell_class:
             self._circuit.destroy(DestroyReason.PROTOCOL, Side.NEXT)
         else:
             self._circuit.send_back(cell)

@@ -203,7 +203,7 @@ class Relay:
         ephemeral = X25519PrivateKey.generate()
         answer = ntor.respond(target, static=key.private, client=skin, ephemeral=ephemeral, encapsulated=skin.encapsulate())
         onward = open_onward(create, answer.onward_key)
-        hop = HopKeys(answer.seed, create.cell_class)
+        hop = HopKeys(answer.seed)
         circuit = RelayCircuit(self, link, circ_id, keys=hop, cell_class=create.cell_class, position=create.position)
         link.routes[circ_id] = circuit
         self.circuits.add(circuit)

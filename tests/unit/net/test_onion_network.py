@@ -51,9 +51,51 @@ async def test_a_stream_leaves_at_a_registered_service_and_comes_back():
             await stream.write_eof()
 
         _, back = await both(send(), read_all(stream))
+        assert len(back) == len(BIG)
         assert hashlib.sha256(back).digest() == hashlib.sha256(BIG).digest()
         await stream.close()
         await until(lambda: not any(relay.circuits for relay in net.relays.values()))
+
+
+async def test_taking_much_costs_little_in_the_other_direction():
+    async def giver(reader, writer):
+        writer.write(BIG)
+        writer.close()
+        await writer.wait_closed()
+
+    async with network() as net, service(giver) as port:
+        net.allow(port)
+        seen: list[CircuitSummary] = []
+        stream = await net.proxy(trace=seen.append).open("127.0.0.1", port)
+        assert await read_all(stream) == BIG
+        await stream.close()
+        await until(lambda: seen[-1].state == "closed")
+        assert seen[-1].bytes_sent < 0.05 * seen[-1].bytes_received
+
+
+@pytest.mark.parametrize("way", ["guest", "host"])
+async def test_so_it_does_in_a_meeting(way):
+    async with network() as net:
+        seen: list[CircuitSummary] = []
+        watched, other = net.proxy(trace=seen.append), net.proxy()
+        taker, giver = await (meet(net, guest=watched, host=other) if way == "guest" else _turned(meet(net, guest=other, host=watched)))
+        stream = await taker.open_stream("s")
+        _, far = await giver.accept_stream()
+
+        async def give():
+            await far.write(BIG)
+            await far.write_eof()
+
+        _, got = await both(give(), read_all(stream))
+        assert got == BIG
+        await taker.close()
+        await until(lambda: seen[-1].state == "closed")
+        assert seen[-1].bytes_sent < 0.05 * seen[-1].bytes_received
+
+
+async def _turned(meeting):
+    guest, host = await meeting
+    return host, guest
 
 
 async def test_what_was_written_before_a_close_arrives_whole():

@@ -59,7 +59,7 @@ class Stranger:
         create, target, ephemeral = self.create()
         command, payload = await self.send_create(create.pack())
         assert command is Command.CREATED
-        self.keys = HopKeys(ntor.finish(target, parse_created(payload).reply, ephemeral=ephemeral), CellClass.SMALL)
+        self.keys = HopKeys(ntor.finish(target, parse_created(payload).reply, ephemeral=ephemeral))
 
     def cell(self, relay_command: RelayCommand, data: bytes, *, command: Command = Command.RELAY, stream_id: int = 0) -> memoryview:
         cell = memoryview(bytearray(SMALL.cell))

@@ -20,7 +20,7 @@ LABEL_MAX = 255
 
 
 class CellClass(enum.IntEnum):
-    """The size class of a circuit, constant for its life. Link cells (CREATE, CREATED, DESTROY, PADDING) are always SMALL."""
+    """Two sizes of cells. A circuit's class, constant for its life, is that of its messages; its SENDMEs, and all link cells, are SMALL."""
 
     SMALL = 1
     BULK = 2
@@ -30,6 +30,7 @@ class CellClass(enum.IntEnum):
 class Geometry:
     """Everything that follows from the size of a cell."""
 
+    kind: CellClass
     cell: int
 
     @property
@@ -61,7 +62,7 @@ class Geometry:
         return self.inner_plain - MESSAGE_HEADER
 
 
-GEOMETRY = {CellClass.SMALL: Geometry(cell=4096), CellClass.BULK: Geometry(cell=65536)}
+GEOMETRY = {geometry.kind: geometry for geometry in (Geometry(kind=CellClass.SMALL, cell=4096), Geometry(kind=CellClass.BULK, cell=65536))}
 LARGEST_CELL = max(geometry.cell for geometry in GEOMETRY.values())
 LINK_PLAIN = GEOMETRY[CellClass.SMALL].body - TAG  # bytes of a link cell's payload, zero-filled, under the link's own seal
 
@@ -80,3 +81,8 @@ WINDOW = {
     CellClass.SMALL: Window(circuit=512, circuit_step=64, stream=256, stream_step=32),
     CellClass.BULK: Window(circuit=64, circuit_step=16, stream=32, stream_step=8),
 }
+
+
+def geometry_of(cell: memoryview) -> Geometry:
+    """Return the geometry of a whole cell."""
+    return GEOMETRY[CellClass.SMALL if len(cell) == GEOMETRY[CellClass.SMALL].cell else CellClass.BULK]

@@ -14,8 +14,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from veilpod.core.onion import ntor
-from veilpod.core.onion.cells import Command
-from veilpod.core.onion.geometry import MESSAGE_HEADER, TAG, CellClass, Geometry
+from veilpod.core.onion.cells import LAYERED, Command
+from veilpod.core.onion.geometry import GEOMETRY, MESSAGE_HEADER, TAG, CellClass, Geometry
 from veilpod.core.onion.messages import Message, RelayCommand, parse_message, put_forward_header, put_message
 
 FORWARD = 0
@@ -35,23 +35,22 @@ class TamperedError(Exception):
 class Direction:
     """One hop's keys in one direction, with its counter. Sealing and opening are the same counter seen from two ends."""
 
-    def __init__(self, secret: bytes, *, direction: int, cell_class: CellClass, ratchet: int = RATCHET_CELLS) -> None:
-        self._direction = direction
+    def __init__(self, secret: bytes, *, direction: int, ratchet: int = RATCHET_CELLS) -> None:
         self._ratchet = ratchet
         self._counter = 0
-        self._aad = {command: bytes((command, 0, cell_class, direction)) for command in (Command.RELAY, Command.RELAY_EARLY)}
+        self._aad = {(command, kind): bytes((command, 0, kind, direction)) for command in LAYERED for kind in CellClass}
         self._load(secret)
 
-    def seal(self, body: memoryview, size: int, command: Command = Command.RELAY) -> None:
+    def seal(self, body: memoryview, size: int, kind: CellClass, command: Command = Command.RELAY) -> None:
         """Seal the first `size` bytes of a body in place; the tag lands behind them."""
         nonce = self._nonce()  # first: it may ratchet the key
-        self._aead.encrypt_into(nonce, body[:size], self._aad[command], body[: size + TAG])
+        self._aead.encrypt_into(nonce, body[:size], self._aad[command, kind], body[: size + TAG])
 
-    def open(self, body: memoryview, size: int, command: Command = Command.RELAY) -> None:
+    def open(self, body: memoryview, size: int, kind: CellClass, command: Command = Command.RELAY) -> None:
         """Open in place what `seal` made of `size` bytes. Raises TamperedError; the direction is unusable afterwards."""
         nonce = self._nonce()
         try:
-            self._aead.decrypt_into(nonce, body[: size + TAG], self._aad[command], body[:size])
+            self._aead.decrypt_into(nonce, body[: size + TAG], self._aad[command, kind], body[:size])
         except InvalidTag as error:
             raise TamperedError from error
 
@@ -71,9 +70,9 @@ class Direction:
 class HopKeys:
     """Everything that one handshake gives: two directions, the keys of its failure report and of the next hop's answer, a session's id."""
 
-    def __init__(self, seed: bytes, cell_class: CellClass, *, ratchet: int = RATCHET_CELLS) -> None:
-        self.forward = Direction(ntor.expand(seed, "forward", 32), direction=FORWARD, cell_class=cell_class, ratchet=ratchet)
-        self.backward = Direction(ntor.expand(seed, "backward", 32), direction=BACKWARD, cell_class=cell_class, ratchet=ratchet)
+    def __init__(self, seed: bytes, *, ratchet: int = RATCHET_CELLS) -> None:
+        self.forward = Direction(ntor.expand(seed, "forward", 32), direction=FORWARD, ratchet=ratchet)
+        self.backward = Direction(ntor.expand(seed, "backward", 32), direction=BACKWARD, ratchet=ratchet)
         self.report_key, self.answer_key = ntor.expand(seed, "report", 16), ntor.expand(seed, "answer", 16)
         self.session_id = ntor.expand(seed, "session", 32)
 
@@ -87,28 +86,28 @@ def refill(body: memoryview, used: int, random: Random) -> None:
 def relay_open(keys: HopKeys, body: memoryview, position: int, geometry: Geometry, command: Command, random: Random) -> None:
     """Take a hop's layer off a forward cell, in place, ready for the next link. Raises TamperedError."""
     size = geometry.plain(position)
-    keys.forward.open(body, size, command)
+    keys.forward.open(body, size, geometry.kind, command)
     refill(body, size, random)
 
 
 def relay_seal(keys: HopKeys, body: memoryview, position: int, geometry: Geometry, random: Random) -> None:
     """Put a hop's layer on a backward cell, in place, ready for the previous link."""
     size = geometry.plain(position)
-    keys.backward.seal(body, size)
+    keys.backward.seal(body, size, geometry.kind)
     refill(body, size + TAG, random)
 
 
 def client_seal(hops: Sequence[HopKeys], body: memoryview, geometry: Geometry, command: Command = Command.RELAY) -> None:
     """Put all layers on a message that lies in the first `geometry.plain(len(hops))` bytes of a body."""
     for position in range(len(hops), 0, -1):
-        hops[position - 1].forward.seal(body, geometry.plain(position), command)
+        hops[position - 1].forward.seal(body, geometry.plain(position), geometry.kind, command)
 
 
 def client_open(hops: Sequence[HopKeys], body: memoryview, geometry: Geometry) -> None:
     """Take all layers off a backward cell. Raises TamperedError with the layer that did not open."""
     for position, hop in enumerate(hops, 1):
         try:
-            hop.backward.open(body, geometry.plain(position))
+            hop.backward.open(body, geometry.plain(position), geometry.kind)
         except TamperedError as error:
             raise TamperedError(position - 1) from error
 
@@ -119,13 +118,14 @@ def put_end_to_end(
     """Write a message sealed to the other end of a session into a FORWARD message that fills an area. No copy but the data's."""
     inner = area[MESSAGE_HEADER : MESSAGE_HEADER + geometry.data_max]
     put_message(inner[: geometry.inner_plain], command, data, flags=flags, stream_id=stream_id)
-    key.seal(inner, geometry.inner_plain)
+    key.seal(inner, geometry.inner_plain, geometry.kind)
     put_forward_header(area, geometry.data_max)
 
 
-def open_end_to_end(key: Direction, data: memoryview, geometry: Geometry) -> Message:
+def open_end_to_end(key: Direction, data: memoryview) -> Message:
     """Open the data of a FORWARD message in place. Raises TamperedError, or ProtocolViolation for what the other end wrote."""
-    if len(data) != geometry.data_max:
+    geometry = next((each for each in GEOMETRY.values() if each.data_max == len(data)), None)
+    if geometry is None:
         raise TamperedError
-    key.open(data, geometry.inner_plain)
+    key.open(data, geometry.inner_plain, geometry.kind)
     return parse_message(data[: geometry.inner_plain])

@@ -88,6 +88,11 @@ class Message:
     data: memoryview
 
 
+def kind_for(command: RelayCommand, circuit: CellClass) -> CellClass:
+    """Return the size of the cell that a message travels in. A SENDME says only what its other direction shows, and needs no more room."""
+    return CellClass.SMALL if command is RelayCommand.SENDME else circuit
+
+
 def put_message(area: memoryview, command: RelayCommand, data: bytes | memoryview, *, flags: int = 0, stream_id: int = 0) -> None:
     """Write a message into its whole area; what is behind the data becomes zero, so that no stale byte is ever sealed."""
     end = MESSAGE_HEADER + len(data)

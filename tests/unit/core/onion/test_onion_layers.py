@@ -30,8 +30,8 @@ class Path:
 
     def __init__(self, hops: int, *, ratchet: int = 1 << 24) -> None:
         seeds = [os.urandom(32) for _ in range(hops)]
-        self.client = [HopKeys(seed, CellClass.SMALL, ratchet=ratchet) for seed in seeds]
-        self.relays = [HopKeys(seed, CellClass.SMALL, ratchet=ratchet) for seed in seeds]
+        self.client = [HopKeys(seed, ratchet=ratchet) for seed in seeds]
+        self.relays = [HopKeys(seed, ratchet=ratchet) for seed in seeds]
 
     def write(self, data: bytes, *, command: Command = Command.RELAY) -> memoryview:
         body = memoryview(bytearray(b"\xee" * SMALL.body))
@@ -139,9 +139,9 @@ def test_a_backward_cell_cannot_be_turned_round(count):
 def test_keys_of_another_class_do_not_open():
     seed = os.urandom(32)
     body = memoryview(bytearray(SMALL.body))
-    HopKeys(seed, CellClass.SMALL).forward.seal(body, SMALL.plain(1))
+    HopKeys(seed).forward.seal(body, SMALL.plain(1), CellClass.SMALL)
     with pytest.raises(TamperedError):
-        HopKeys(seed, CellClass.BULK).forward.open(body, SMALL.plain(1))
+        HopKeys(seed).forward.open(body, SMALL.plain(1), CellClass.BULK)
 
 
 def blocks(body: memoryview) -> set[bytes]:
@@ -195,13 +195,13 @@ def test_keys_are_ratcheted_and_both_ends_keep_step():
 
 def test_the_key_after_a_ratchet_is_another_one():
     seed = os.urandom(32)
-    sealing = HopKeys(seed, CellClass.SMALL, ratchet=2).forward
+    sealing = HopKeys(seed, ratchet=2).forward
     secret = ntor.expand(seed, "forward", 32)
     for counter in range(6):
         if counter in (2, 4):
             secret = ntor.expand(secret, "ratchet", 32)
         body = memoryview(bytearray(SMALL.body))
-        sealing.seal(body, 100)
+        sealing.seal(body, 100, CellClass.SMALL)
         nonce = ntor.expand(secret, "salt", 4) + counter.to_bytes(8, "big")
         aad = bytes((Command.RELAY, 0, CellClass.SMALL, 0))
         assert AESGCM(ntor.expand(secret, "key", 16)).decrypt(nonce, bytes(body[:116]), aad) == bytes(100)
@@ -219,7 +219,7 @@ def test_old_cells_do_not_open_after_a_ratchet():
 @given(st.binary(max_size=SMALL.inner_data_max), st.integers(0, 8), st.integers(0, SMALL.data_max - 1), st.integers(1, 255))
 def test_an_end_to_end_message_fills_its_forward_message_and_cannot_be_altered(payload, position, place, flip):
     seed = os.urandom(32)
-    guest, host = HopKeys(seed, CellClass.SMALL), HopKeys(seed, CellClass.SMALL)
+    guest, host = HopKeys(seed), HopKeys(seed)
     area = memoryview(bytearray(b"\xaa" * SMALL.plain(max(position, 1))))
     put_end_to_end(guest.forward, area, SMALL, RelayCommand.DATA, payload, flags=1, stream_id=9)
     outer = parse_message(area)
@@ -227,8 +227,8 @@ def test_an_end_to_end_message_fills_its_forward_message_and_cannot_be_altered(p
     assert len(outer.data) == SMALL.data_max
     assert not any(area[MESSAGE_HEADER + SMALL.data_max :])
     altered = memoryview(bytearray(outer.data))
-    inner = open_end_to_end(host.forward, outer.data, SMALL)
+    inner = open_end_to_end(host.forward, outer.data)
     assert (bytes(inner.data), inner.flags, inner.stream_id) == (payload, 1, 9)
     altered[place] ^= flip
     with pytest.raises(TamperedError):
-        open_end_to_end(HopKeys(seed, CellClass.SMALL).forward, altered, SMALL)
+        open_end_to_end(HopKeys(seed).forward, altered)

@@ -3,14 +3,13 @@ import os
 from hypothesis import given
 from hypothesis import strategies as st
 
-from veilpod.core.onion.geometry import CellClass
 from veilpod.core.onion.layers import HopKeys
 from veilpod.core.onion.messages import DestroyReason
 from veilpod.core.onion.reports import REPORT, Report, Side, make_report, open_report, pack_destroy, parse_destroy, wrap_report
 
 
 def keys(count):
-    return [HopKeys(os.urandom(32), CellClass.SMALL) for _ in range(count)]
+    return [HopKeys(os.urandom(32)) for _ in range(count)]
 
 
 def sent_by(hops, position, reason, side):
