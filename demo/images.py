@@ -116,7 +116,8 @@ def _push(archive: pathlib.Path, repository: str) -> str:
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode != 0:
             raise progress.Failure(
-                f"pushing {repository} failed:\n{result.stderr.strip()[-800:]}", next=f"podman login {repository.split('/')[0]}"
+                f"pushing {repository} failed:\n{result.stderr.strip()[-800:]}",
+                next=f"podman login {repository.split('/')[0]}   (one without TLS: name it insecure in /etc/containers/registries.conf)",
             )
     return f"{repository}@{digest_file.read_text().strip()}"
 
