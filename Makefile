@@ -41,8 +41,11 @@ mutation:  ## change the contracts in every small way and see whether a test not
 	@npm ci --prefix contracts --no-audit --no-fund >/dev/null
 	@contracts/tools/mutate
 
-bench-onion: venv  ## the onion network: throughput beside a chain of socat, delay, fairness, the price of a circuit
+bench-onion: venv  ## the onion network beside a chain of socat and beside Tor: throughput, CPU, delay, fairness, the price of a circuit
 	@$(PY) -m bench.onion
+
+bench-virtual: venv  ## a thousand relays on a virtual network: wall time, equal digests, and whether it tells the truth
+	@$(PY) -m bench.virtual
 
 bench-channels: venv  ## channel updates: signing on one core, and two operators over loopback
 	@$(PY) -m bench.channels
@@ -67,4 +70,4 @@ checkers: .venv-contracts/.installed  ## the contract checkers, apart from the p
 	@.venv-contracts/bin/pip install $(PIP) --require-hashes -r requirements/contracts.txt
 	@touch $@
 
-.PHONY: help demo down test check bench-contracts bench-onion bench-channels prove mutation lock docs venv checkers
+.PHONY: help demo down test check bench-contracts bench-onion bench-virtual bench-channels prove mutation lock docs venv checkers

@@ -121,9 +121,9 @@ def socats(count: int, server: int) -> Iterator[Open]:
 
 
 @contextlib.asynccontextmanager
-async def network(server: int, clients: int = 1) -> AsyncIterator[tuple[list[OnionProxy], list[RelayProcess]]]:
+async def network(server: int, clients: int = 1, *options: str) -> AsyncIterator[tuple[list[OnionProxy], list[RelayProcess]]]:
     """Three relays that exit to the server, and clients' proxies."""
-    async with processes(3) as relays:
+    async with processes(3, *options) as relays:
         entries = [await relay.entry() for relay in relays]
         for relay in relays:
             await relay.link.call("directory", directory=[entry.to_json() for entry in entries])

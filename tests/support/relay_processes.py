@@ -37,8 +37,8 @@ class RelayProcess:
     control: int
     metrics: int
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self, number: int, *options: str) -> None:
+        self.number, self._options = number, options
 
     async def start(self) -> None:
         """Start on ports that nobody else takes in between."""
@@ -61,7 +61,7 @@ class RelayProcess:
         ports = {"listen": self.port, "control": self.control, "metrics": self.metrics}
         return await asyncio.create_subprocess_exec(
             sys.executable, "-m", "veilpod.relay", f"--operator-cert={certificate}",
-            *(f"--{name}=127.0.0.1:{port}" for name, port in ports.items()),
+            *(f"--{name}=127.0.0.1:{port}" for name, port in ports.items()), *self._options,
             stdout=asyncio.subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": "operator"},
         )  # fmt: skip
 
@@ -85,9 +85,9 @@ class RelayProcess:
 
 
 @contextlib.asynccontextmanager
-async def processes(count: int) -> AsyncIterator[list[RelayProcess]]:
+async def processes(count: int, *options: str) -> AsyncIterator[list[RelayProcess]]:
     """Run relays 1 to `count`."""
-    relays = [RelayProcess(number) for number in range(1, count + 1)]
+    relays = [RelayProcess(number, *options) for number in range(1, count + 1)]
     try:
         await asyncio.gather(*(relay.start() for relay in relays))
         yield relays

@@ -21,7 +21,7 @@ class Budget:
     def __init__(self, limit: int = 256 << 20, *, rate: int = 0) -> None:
         self.used = 0
         self._limit, self._rate = limit, rate
-        self._links: set[Reader] = set()
+        self._links: dict[Reader, None] = {}  # in the order in which they came
         self._full = False
         self._tokens = float(rate)
         self._refilled = 0.0
@@ -33,13 +33,13 @@ class Budget:
 
     def join(self, link: Reader) -> None:
         """A link is up."""
-        self._links.add(link)
+        self._links[link] = None
         if self._held:
             link.pause_reading()
 
     def leave(self, link: Reader, held: int) -> None:
         """A link is gone, with what it held."""
-        self._links.discard(link)
+        self._links.pop(link, None)
         self.give(held)
 
     def take(self, size: int) -> None:

@@ -1,0 +1,176 @@
+"""The onion network on virtual hosts: what takes hours, or a line of one's own, or a machine that dies without a word."""
+
+import asyncio
+import contextlib
+import random
+from unittest import mock
+
+import pytest
+from bench.virtual import Scenario, distance, simulate
+from tests.support import virtual
+from tests.support.onion import entry
+
+from veilpod.core.onion.geometry import GEOMETRY, WINDOW, CellClass
+from veilpod.errors import CircuitFailed
+from veilpod.net.onion import OnionProxy
+from veilpod.relay.keys import RelayKeys
+from veilpod.relay.router import Relay
+
+SERVICE = "198.18.0.1"
+CELL = GEOMETRY[CellClass.BULK].cell
+
+
+class World:
+    """Relays and a service that echoes, on hosts that are 10 ms apart."""
+
+    def __init__(self, net: virtual.Network, relays: int, *, rate: float) -> None:
+        self.net, self.relays, self.entries = net, {}, []
+        for number in range(1, relays + 1):
+            keys = RelayKeys()
+            self.entries.append(entry(number, keys=keys, host=f"10.{number}.0.1"))
+            net.run(net.host(f"10.{number}.0.1", rate=rate).start(self._relay(number, keys)))
+        for relay in self.relays.values():
+            relay.use_directory(self.entries)
+        net.run(net.host(SERVICE).start(asyncio.start_server(self._echo, SERVICE, 80)))
+
+    async def _relay(self, number: int, keys: RelayKeys) -> None:
+        self.relays[number] = relay = Relay(keys)
+        relay.policy.replace([f"{SERVICE}:80"])
+        await relay.listen(f"10.{number}.0.1", 9001)
+
+    async def _echo(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    def proxy(self) -> OnionProxy:
+        proxy = OnionProxy(directory=lambda: self.entries, hops=3, in_cluster=False, clock=self.net.loop.time)
+        proxy._shuffle = random.Random(1).shuffle
+        return proxy
+
+    def run(self, work):
+        """Run something on a client's host."""
+        address = f"172.16.{len(self.net.hosts)}.1"
+        return self.net.run(self.net.host(address).start(work))
+
+
+@contextlib.contextmanager
+def world(relays: int = 3, *, rate: float = 125e6):
+    with virtual.network(lambda a, b: 0.01) as net, mock.patch("time.time", net.loop.time):
+        yield World(net, relays, rate=rate)
+
+
+def test_the_same_run_is_the_same_to_the_last_delivery_and_another_is_not():
+    scenario = Scenario(relays=20, flows=5, size=200_000, rate=12.5e6, distance=distance, spread=0.5)
+    first, again, other = simulate(scenario), simulate(scenario), simulate(scenario, seed=2)
+    assert first.digest == again.digest
+    assert first.flows == again.flows
+    assert first.digest != other.digest
+
+
+def test_a_circuit_costs_one_round_trip_once_its_links_are_up():
+    with world() as w:
+
+        async def twice():
+            proxy, loop = w.proxy(), w.net.loop
+            await proxy.rendezvous()
+            begin = loop.time()
+            await proxy.rendezvous()
+            return loop.time() - begin
+
+        # There and back over three links, for the circuit and for the cookie: 10 ms each way.
+        assert w.run(twice()) == pytest.approx(2 * 6 * 0.01, rel=0.1)
+
+
+def test_a_machine_that_dies_without_a_word_is_noticed_and_blamed_within_two_minutes():
+    with world() as w:
+
+        async def talk():
+            loop, seen = w.net.loop, []
+            proxy = OnionProxy(directory=lambda: w.entries, hops=3, in_cluster=False, clock=loop.time, trace=seen.append)
+            stream = await proxy.open(SERVICE, 80)
+            await stream.write(b"x")
+            assert await stream.read() == b"x"
+            dead = seen[0].relays[1]
+            w.net.hosts[f"10.{dead}.0.1"].crash()
+            begin = loop.time()
+            with pytest.raises(CircuitFailed) as caught:
+                await stream.read()
+            assert dead in caught.value.blamed
+            return loop.time() - begin
+
+        assert w.run(talk()) < 120
+
+
+def test_an_idle_hour_is_padding_of_one_size_at_times_nobody_can_guess():
+    with world() as w:
+
+        async def idle():
+            await w.proxy().rendezvous()
+            await asyncio.sleep(1)
+            before = w.net.bytes_delivered
+            await asyncio.sleep(3600)
+            return w.net.bytes_delivered - before
+
+        cells = w.run(idle()) / GEOMETRY[CellClass.SMALL].cell
+        assert cells == int(cells)
+        # Three links, both ways, one every 1.5 to 9.5 seconds.
+        assert 6 * 3600 / 9.5 < cells < 6 * 3600 / 1.5
+
+
+def test_an_hour_of_churn_leaves_nothing_behind():
+    with world(6) as w:
+
+        async def churn():
+            proxies = [w.proxy() for _ in range(5)]
+            for number in range(1100):  # the directory is good for an hour: nobody sends heartbeats here
+                stream = await proxies[number % 5].open(SERVICE, 80)
+                await stream.write(bytes(1000))
+                await stream.readexactly(1000)
+                await stream.close()
+                await asyncio.sleep(3)
+            for proxy in proxies:
+                await proxy.close()
+            await asyncio.sleep(300)
+
+        w.run(churn())
+        for relay in w.relays.values():
+            assert not relay.circuits
+            assert not relay.links  # between relays, too: nobody needs them
+            assert relay.queued == 0
+
+
+def test_flows_that_share_a_slow_relay_share_it_alike():
+    with world(rate=2e6) as w:
+
+        async def flow():
+            begin = w.net.loop.time()
+            stream = await w.proxy().open(SERVICE, 80)
+            await asyncio.gather(stream.write(bytes(2_000_000)), stream.readexactly(2_000_000))
+            return w.net.loop.time() - begin
+
+        async def flows():
+            return await asyncio.gather(*(flow() for _ in range(8)))
+
+        took = w.run(flows())
+        assert sum(took) ** 2 / (len(took) * sum(each**2 for each in took)) > 0.95
+
+
+def test_behind_a_slow_line_relays_hold_no_more_than_a_window():
+    with world(rate=125e6) as w:
+        slow = w.net.host("172.31.0.1", rate=0.5e6)
+        held = []
+
+        async def take():
+            stream = await w.proxy().open(SERVICE, 80)
+            writing = asyncio.create_task(stream.write(bytes(8_000_000)))
+            await asyncio.sleep(0.1)
+            for _ in range(80):
+                await stream.readexactly(100_000)
+                held.append(sum(relay.queued for relay in w.relays.values()))
+            await writing
+
+        w.net.run(slow.start(take()))
+        assert max(held) <= (WINDOW[CellClass.BULK].circuit + 4) * CELL
