@@ -33,7 +33,7 @@ class MemoryCluster:
 
     def ask_deletion(self, kind: Kind, name: str) -> None:
         """What `kubectl delete` does to an object with finalizers."""
-        self.objects[kind.plural, name]["metadata"]["deletionTimestamp"] = "2026-09-01T00:00:00Z"
+        self.objects[kind.plural, name]["metadata"]["deletionTimestamp"] = "2026-09-21T14:13:20Z"  # NOW
 
     async def get(self, kind: Kind, name: str, *, namespace: str | None = None) -> dict[str, Any] | None:
         return copy.deepcopy(self.objects.get((kind.plural, name)))

@@ -40,6 +40,10 @@ class RelayLink:
             draining=draining,
         )
 
+    async def drain(self) -> int:
+        """Tell the relay to take no new circuits. Returns how many are left."""
+        return int((await self._call("drain", draining=True))["circuits"])
+
     async def prove(self, onion_key: bytes, *, owner: Address, key_epoch: int, registry: Address, chain_id: int) -> bytes:
         """A proof of possession of an onion key, which must still be the newest."""
         answer = await self._call("prove", owner=owner.lower(), keyEpoch=key_epoch, registry=registry.lower(), chainId=chain_id)

@@ -289,6 +289,48 @@ async def test_a_deleted_relay_leaves_the_directory_before_it_goes(world):
     assert await world.role.reconcile(KEY) is None
 
 
+async def test_a_deleted_relay_waits_for_its_circuits_and_takes_no_new_ones(world):
+    world.apply()
+    relay = await world.pod(1)
+    await world.role.reconcile(KEY)
+    relay.circuits.add("somebody's")
+    world.cluster.ask_deletion(ONION_RELAYS, "alpha")
+    assert await world.role.reconcile(KEY)
+    assert relay.draining
+    assert [node.status for node in world.live()] == [NodeStatus.DRAINING]
+    assert world.condition("Ready") == ("False", "Draining")
+    relay.circuits.clear()
+    assert await world.role.reconcile(KEY) is None
+    assert world.live() == []
+    assert ("onionrelays", "alpha") not in world.cluster.objects
+
+
+@pytest.mark.parametrize("patience", [0, 30])
+async def test_a_deleted_relay_waits_no_longer_than_it_may(world, patience):
+    world.apply(drainSeconds=patience)
+    relay = await world.pod(1)
+    await world.role.reconcile(KEY)
+    relay.circuits.add("somebody's")
+    world.cluster.ask_deletion(ONION_RELAYS, "alpha")
+    if patience:
+        await world.role.reconcile(KEY)
+        assert len(world.live()) == 1
+        world.now += patience
+    assert await world.role.reconcile(KEY) is None
+    assert world.live() == []
+
+
+async def test_a_deleted_relay_whose_pod_is_gone_waits_for_nobody(world):
+    world.apply()
+    await world.pod(1)
+    await world.role.reconcile(KEY)
+    world.ports.clear()
+    await world.role.stop()
+    world.cluster.ask_deletion(ONION_RELAYS, "alpha")
+    assert await world.role.reconcile(KEY) is None
+    assert world.live() == []
+
+
 async def test_another_relay_of_the_same_owner_is_not_retired(world):
     other = await world.chain.register(
         roles=Role.RELAY, capacity=0, identity_key=b"o" * 32, onion_key=b"k" * 32, endpoint="10.96.0.8:9001", proof=b""

@@ -2,12 +2,14 @@
 
 Level-triggered: each reconciliation applies the manifests, asks the running relay for its public keys over the control stream, takes the
 registry one step at a time to where it should be (core.onion.registration), and hands the relay what it may dial and exit to. A relay's
-keys die with its pod; the next pod is a new node and the old one is retired. When an OnionRelay is deleted its nodes are retired on chain
-before the pod goes. Paper step 0 for onion routers, and what step 5 stands on.
+keys die with its pod; the next pod is a new node and the old one is retired. When an OnionRelay is deleted it drains: its circuits end
+by themselves, or its time is up; then its nodes are retired on chain, and only then the pod goes. Paper step 0 for onion routers, and
+what step 5 stands on.
 """
 
 import asyncio
 import base64
+import datetime
 import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -18,7 +20,6 @@ from veilpod.control.relay_link import RelayLink
 from veilpod.control.role import Key
 from veilpod.core.entities import ChainEvent, Node, NodeStatus
 from veilpod.core.entities import Role as NodeRole
-from veilpod.core.ids import NodeId
 from veilpod.core.kinds import DEPLOYMENTS, ONION_RELAYS, PODS, SERVICES
 from veilpod.core.onion import registration
 from veilpod.core.onion.directory import exit_endpoints, spell_endpoint
@@ -34,6 +35,7 @@ FINALIZER = "veilpod.dev/relay"
 _STEPS = 12
 _SHOWN_SECONDS = 0.5
 _SOON, _LATER = 3.0, 60.0
+_DRAINING = Claim(status="False", reason="Draining", message="no new circuits are taken; those that are there end in peace")
 
 
 async def create(context: Context) -> "RelayRole":
@@ -77,9 +79,7 @@ class RelayRole:
         self._names.add(key.name)
         finalizers = relay["metadata"].get("finalizers", [])
         if "deletionTimestamp" in relay["metadata"]:
-            if FINALIZER in finalizers:
-                await self._remove(relay)
-            return None
+            return await self._remove(relay) if FINALIZER in finalizers else None
         if FINALIZER not in finalizers:
             relay = await self._set_finalizers(relay, [*finalizers, FINALIZER]) or relay
         return await self._serve(relay)
@@ -200,15 +200,34 @@ class RelayRole:
 
     # --- the end
 
-    async def _remove(self, relay: dict[str, Any]) -> None:
-        """Retire the relay's nodes on chain, then let the object go; its pod follows by its owner reference."""
-        for node in await self._own_nodes(relay):
-            await self._context.writer.set_status(node, NodeStatus.RETIRED)
+    async def _remove(self, relay: dict[str, Any]) -> float | None:
+        """Retire the relay's nodes on chain once it is drained, then let the object go; its pod follows by its owner reference."""
+        nodes = await self._own_nodes(relay)
+        if await self._busy(relay):
+            for node in nodes:
+                if node.status is NodeStatus.ACTIVE:
+                    await self._context.writer.set_status(node.id, NodeStatus.DRAINING)
+            await self._report(relay, ready=_DRAINING)
+            return _SOON
+        for node in nodes:
+            await self._context.writer.set_status(node.id, NodeStatus.RETIRED)
             log.info("relay.retired")
         await self._drop(relay["metadata"]["name"])
         await self._set_finalizers(relay, [name for name in relay["metadata"]["finalizers"] if name != FINALIZER])
+        return None
 
-    async def _own_nodes(self, relay: dict[str, Any]) -> list[NodeId]:
+    async def _busy(self, relay: dict[str, Any]) -> bool:
+        """Whether circuits are left that still have time to end by themselves."""
+        asked = datetime.datetime.fromisoformat(relay["metadata"]["deletionTimestamp"]).timestamp()
+        if self._context.clock() - asked >= int(relay["spec"].get("drainSeconds", 60)):
+            return False
+        try:
+            link = await self._link(relay)
+            return link is not None and await link.drain() > 0
+        except PeerUnavailable:
+            return False  # it is gone, and its circuits with it
+
+    async def _own_nodes(self, relay: dict[str, Any]) -> list[Node]:
         """The nodes on chain that are this relay's: the recorded one, and any at its address."""
         metadata, endpoint = relay["metadata"], None
         nodes = registration.own_relays(await self._context.reader.directory(NodeRole.RELAY), self._context.writer.address)
@@ -216,7 +235,7 @@ class RelayRole:
         if service is not None and service["spec"].get("clusterIP"):
             endpoint = spell_endpoint(service["spec"]["clusterIP"], _port(relay))
         recorded = relay.get("status", {}).get("nodeId")
-        return [node.id for node in nodes if node.id == recorded or node.endpoint == endpoint]
+        return [node for node in nodes if node.id == recorded or node.endpoint == endpoint]
 
     async def _set_finalizers(self, relay: dict[str, Any], names: list[str]) -> dict[str, Any] | None:
         metadata = relay["metadata"]
@@ -256,7 +275,7 @@ def _port(relay: dict[str, Any]) -> int:
 
 def _ready(running: Running) -> Claim:
     if running.draining:
-        return Claim(status="False", reason="Draining", message="no new circuits are taken; set draining to false to serve again")
+        return _DRAINING
     return Claim(status="True", reason="Serving")
 
 
