@@ -179,7 +179,7 @@ class _ExitStreams:
 
     def __init__(self, circuit: Circuit) -> None:
         self.mux = Mux(circuit, circuit.cell_class, first_id=1, on_begin=None, hold=Hold(_UNREAD))
-        self.mux.on_empty = circuit.close
+        self.mux.on_empty = lambda: self.mux.close(circuit.close)
         circuit.receiver = self
 
     def on_message(self, message: Message) -> None:

@@ -61,7 +61,7 @@ class OnionSession:
         return stream.label.decode(), stream
 
     async def close(self) -> None:
-        self._circuit.close()
+        self._mux.close(self._circuit.close)
 
     # --- the carrier of the streams
 

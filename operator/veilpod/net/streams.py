@@ -53,6 +53,7 @@ class Streams(Protocol):
     hold: Hold
 
     async def send_data(self, stream: "MuxStream", data: bytes | memoryview, *, flags: int = 0) -> None: ...
+    def say(self, command: RelayCommand, data: bytes | memoryview, *, flags: int = 0, stream_id: int = 0) -> None: ...
     def end(self, stream: "MuxStream", reason: EndReason) -> None: ...
     def forget(self, stream: "MuxStream") -> None: ...
 
@@ -150,7 +151,7 @@ class MuxStream:
 
     def accept(self) -> None:
         """Tell the opener that the stream is connected."""
-        self._mux.carrier.send_message(RelayCommand.CONNECTED, b"", stream_id=self.id)
+        self._mux.say(RelayCommand.CONNECTED, b"", stream_id=self.id)
 
     def check_writable(self) -> None:
         """Raise unless data may be sent."""
@@ -247,7 +248,7 @@ class MuxStream:
         self._consumed += 1
         if self._consumed >= self._mux.window.stream_step and not self._eof and self._error is None and not self._closed:
             self._room += self._consumed
-            self._mux.carrier.send_message(RelayCommand.SENDME, pack_credit(self._consumed), stream_id=self.id)
+            self._mux.say(RelayCommand.SENDME, pack_credit(self._consumed), stream_id=self.id)
             self._consumed = 0
 
     def _wake(self) -> None:

@@ -201,7 +201,7 @@ class RelayCircuit:
             self._on_establish(bytes(message.data))
         elif message.command is RelayCommand.JOIN:
             self._on_join(bytes(message.data))
-        elif message.command is not RelayCommand.DROP:
+        elif self._exits is not None or message.command is not RelayCommand.DROP:
             self._exit().mux.handle(message)
 
     def _on_extend(self, data: bytes, header: Header) -> None:

@@ -70,7 +70,7 @@ async def test_taking_much_costs_little_in_the_other_direction():
         assert await read_all(stream) == BIG
         await stream.close()
         await until(lambda: seen[-1].state == "closed")
-        assert seen[-1].bytes_sent < 0.05 * seen[-1].bytes_received
+        assert seen[-1].bytes_sent < 0.1 * seen[-1].bytes_received
 
 
 @pytest.mark.parametrize("way", ["guest", "host"])
@@ -90,7 +90,7 @@ async def test_so_it_does_in_a_meeting(way):
         assert got == BIG
         await taker.close()
         await until(lambda: seen[-1].state == "closed")
-        assert seen[-1].bytes_sent < 0.05 * seen[-1].bytes_received
+        assert seen[-1].bytes_sent < 0.1 * seen[-1].bytes_received
 
 
 async def _turned(meeting):
@@ -277,7 +277,7 @@ async def test_ends_of_a_session_see_its_end():
         waiting = asyncio.create_task(host.accept_stream())
         await guest.close()
         assert await far.read() == b"last words"
-        with pytest.raises(CircuitFailed):
+        with pytest.raises(PeerUnavailable, match="reset"):
             await far.read()
         for _ in range(2):
             with pytest.raises(CircuitFailed):
