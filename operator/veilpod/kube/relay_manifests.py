@@ -42,9 +42,12 @@ def service(owner: Mapping[str, Any], *, release: str, port: int) -> dict[str, A
 
 
 def deployment(
-    owner: Mapping[str, Any], *, release: str, image: str, port: int, bandwidth: int, operator_cert: str, log_level: str
+    owner: Mapping[str, Any], *, release: str, image: str, port: int, bandwidth: int, drain: int, operator_cert: str, log_level: str
 ) -> dict[str, Any]:
-    """The relay's pod. `operator_cert` is the control certificate, DER in base64; it is no secret."""
+    """The relay's pod. `operator_cert` is the control certificate, DER in base64; it is no secret.
+
+    Whoever ends the pod (a drained node, an eviction, a rollout) waits `drain` seconds at most for its circuits.
+    """
     name = owner["metadata"]["name"]
     return {
         "metadata": _metadata(owner, release),
@@ -59,21 +62,21 @@ def deployment(
                 "spec": {
                     "automountServiceAccountToken": False,
                     "enableServiceLinks": False,
-                    "terminationGracePeriodSeconds": 10,
+                    "terminationGracePeriodSeconds": drain + 10,
                     "securityContext": {
                         "runAsNonRoot": True,
                         "runAsUser": 65532,
                         "runAsGroup": 65532,
                         "seccompProfile": {"type": "RuntimeDefault"},
                     },
-                    "containers": [_container(image, port, bandwidth, operator_cert, log_level)],
+                    "containers": [_container(image, port, bandwidth, drain, operator_cert, log_level)],
                 },
             },
         },
     }
 
 
-def _container(image: str, port: int, bandwidth: int, operator_cert: str, log_level: str) -> dict[str, Any]:
+def _container(image: str, port: int, bandwidth: int, drain: int, operator_cert: str, log_level: str) -> dict[str, Any]:
     return {
         "name": "relay",
         "image": image,
@@ -82,6 +85,7 @@ def _container(image: str, port: int, bandwidth: int, operator_cert: str, log_le
             f"--control=0.0.0.0:{CONTROL_PORT}",
             f"--metrics=0.0.0.0:{METRICS_PORT}",
             f"--bandwidth={bandwidth}",
+            f"--drain-seconds={drain}",
             f"--operator-cert={operator_cert}",
             f"--log-level={log_level}",
         ],

@@ -6,6 +6,7 @@ neighbours. It dials only relays that its operator's directory lists, so a clien
 
 import asyncio
 import collections
+import contextlib
 import logging
 from collections.abc import Coroutine, Sequence
 from typing import Any
@@ -57,6 +58,8 @@ class Relay:
         self._tasks: set[asyncio.Task[None]] = set()
         self._handshaking = self._exiting = 0
         self._server: asyncio.Server | None = None
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     @property
     def queued(self) -> int:
@@ -72,6 +75,13 @@ class Relay:
         """Take the operator's directory: the only relays that are dialled."""
         self._directory = {entry.node_id: entry for entry in entries if entry.identity_key != self.keys.identity_public}
         self._identities = frozenset(entry.identity_key for entry in self._directory.values())
+
+    async def drain(self, seconds: float) -> None:
+        """Take no new circuits and wait so long for those that are there to end by themselves."""
+        self.draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._empty.wait()
 
     async def close(self) -> None:
         """Stop listening, close every link, end every task."""
@@ -159,6 +169,8 @@ class Relay:
 
     def gone(self, circuit: RelayCircuit) -> None:
         self.circuits.discard(circuit)
+        if not self.circuits:
+            self._empty.set()
         if circuit.cookie is not None and self._cookies.get(circuit.cookie) is circuit:
             del self._cookies[circuit.cookie]
 
@@ -207,6 +219,7 @@ class Relay:
         circuit = RelayCircuit(self, link, circ_id, keys=hop, cell_class=create.cell_class, position=create.position)
         link.routes[circ_id] = circuit
         self.circuits.add(circuit)
+        self._empty.clear()
         try:
             circuit.join(answer.reply, onward)
         except ProtocolViolation:

@@ -368,7 +368,7 @@ async def test_every_relay_is_looked_at_again_when_the_registry_changes(world):
 def test_the_pod_is_restricted_and_holds_no_secret():
     owner = {"metadata": {"name": "alpha", "namespace": "relays", "uid": "u"}}
     body = relay_manifests.deployment(
-        owner, release="north", image="relay@sha256:00", port=9001, bandwidth=1, operator_cert="Y2VydA==", log_level="INFO"
+        owner, release="north", image="relay@sha256:00", port=9001, bandwidth=1, drain=60, operator_cert="Y2VydA==", log_level="INFO"
     )
     pod = body["spec"]["template"]["spec"]
     (container,) = pod["containers"]

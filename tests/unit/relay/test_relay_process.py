@@ -52,6 +52,32 @@ async def test_relay_processes_carry_streams_and_meetings_and_say_which_of_them_
         await other.close()
 
 
+async def test_a_relay_that_is_told_to_end_lets_its_circuits_end_first():
+    async with processes(3, "--drain-seconds=30") as relays, service() as port:
+        entries = [await relay.entry() for relay in relays]
+        for relay in relays:
+            await relay.link.call("directory", directory=[entry.to_json() for entry in entries])
+            await relay.link.call("endpoints", endpoints=[f"127.0.0.1:{port}"])
+        proxy = OnionProxy(directory=lambda: entries, hops=3, in_cluster=False)
+        stream = await proxy.open("127.0.0.1", port)
+        ended = asyncio.create_task(relays[0].process.wait())
+        relays[0].process.terminate()
+        with pytest.raises(CircuitFailed):
+            await build_for_ever(proxy)
+        await stream.write(b"still here")
+        assert await stream.readexactly(10) == b"still here"
+        assert not ended.done()
+        await stream.close()
+        assert await asyncio.wait_for(ended, 10) == 0
+        await proxy.close()
+
+
+async def build_for_ever(proxy: OnionProxy) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            await (await proxy.rendezvous()).close()
+
+
 async def write_for_ever(stream: MuxStream, data: bytes) -> None:
     async with asyncio.timeout(60):
         while True:

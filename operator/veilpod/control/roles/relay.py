@@ -121,6 +121,7 @@ class RelayRole:
             image=image,
             port=port,
             bandwidth=to_bytes(relay["spec"].get("bandwidth", "10Mi")),
+            drain=_drain_seconds(relay),
             operator_cert=base64.b64encode(control_certificate(self._context.node_keys.control)).decode(),
             log_level=config.log_level,
         )
@@ -219,7 +220,7 @@ class RelayRole:
     async def _busy(self, relay: dict[str, Any]) -> bool:
         """Whether circuits are left that still have time to end by themselves."""
         asked = datetime.datetime.fromisoformat(relay["metadata"]["deletionTimestamp"]).timestamp()
-        if self._context.clock() - asked >= int(relay["spec"].get("drainSeconds", 60)):
+        if self._context.clock() - asked >= _drain_seconds(relay):
             return False
         try:
             link = await self._link(relay)
@@ -271,6 +272,10 @@ class RelayRole:
 
 def _port(relay: dict[str, Any]) -> int:
     return int(relay["spec"].get("port", 9001))
+
+
+def _drain_seconds(relay: dict[str, Any]) -> int:
+    return int(relay["spec"].get("drainSeconds", 60))
 
 
 def _ready(running: Running) -> Claim:
