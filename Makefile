@@ -37,6 +37,9 @@ prove: checkers  ## every symbolic check of the contracts (four minutes; `make c
 	@npm ci --prefix contracts --no-audit --no-fund >/dev/null
 	@contracts/tools/prove
 
+fuzz: venv  ## coverage-guided fuzzing of what strangers may send to relays and clients: a minute each (SECONDS=...)
+	@$(PY) -m tests.fuzz --seconds $(or $(SECONDS),60)
+
 mutation:  ## change the contracts in every small way and see whether a test notices (about half an hour)
 	@npm ci --prefix contracts --no-audit --no-fund >/dev/null
 	@contracts/tools/mutate
@@ -70,4 +73,4 @@ checkers: .venv-contracts/.installed  ## the contract checkers, apart from the p
 	@.venv-contracts/bin/pip install $(PIP) --require-hashes -r requirements/contracts.txt
 	@touch $@
 
-.PHONY: help demo down test check bench-contracts bench-onion bench-virtual bench-channels prove mutation lock docs venv checkers
+.PHONY: help demo down test check bench-contracts bench-onion bench-virtual bench-channels prove fuzz mutation lock docs venv checkers

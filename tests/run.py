@@ -62,6 +62,7 @@ STEPS = (
     Step(name="slither", command=("contracts/tools/slither",)),
     Step(name="proofs", command=("contracts/tools/prove", "--quick")),
     Step(name="units", command=(f"{BIN}/pytest", "--numprocesses=2", "tests/unit", "tests/contracts", "tests/localcluster")),
+    Step(name="fuzzing", command=(f"{BIN}/python", "-m", "tests.fuzz", "--seconds=5")),
     Step(name="chain", command=(f"{BIN}/pytest", "--numprocesses=2", "tests/chain")),
     Step(name="chart", command=(f"{BIN}/pytest", "tests/chart")),
 )

@@ -35,9 +35,11 @@ class Pipe:
         if not self._pieces and not self._under_way:
             self._say_eof()
 
-    def take(self) -> bytes:
-        """The line takes a piece."""
+    def take(self) -> bytes | None:
+        """The line takes a piece, if there still is one: who aborts forgets what it has written."""
         self._offered = False
+        if not self._pieces:
+            return None
         piece = self._pieces.popleft()
         self.waiting -= len(piece)
         self._under_way += len(piece)

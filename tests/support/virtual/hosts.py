@@ -34,11 +34,13 @@ class Line:
             self._next()
 
     def _next(self) -> None:
-        self._busy = bool(self._waiting)
-        if self._busy:
+        self._busy = True  # while a pipe gives its piece it may offer the next one
+        while self._waiting:
             pipe = self._waiting.popleft()
-            piece = pipe.take()
-            self._loop.call_later(len(piece) / self._rate, self._sent, pipe, piece)
+            if (piece := pipe.take()) is not None:
+                self._loop.call_later(len(piece) / self._rate, self._sent, pipe, piece)
+                return
+        self._busy = False
 
     def _sent(self, pipe: Pipe, piece: bytes) -> None:
         pipe.left(piece)
@@ -175,10 +177,7 @@ def network(latency: Latency = lambda a, b: 0.0) -> Iterator[Network]:
         with sockets.virtual():
             yield net
     finally:
-        left = asyncio.all_tasks(loop)
-        for task in left:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        loop.end_tasks()
         for host in net.hosts.values():
             host.crash()
         asyncio.set_event_loop(None)

@@ -23,6 +23,17 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Seconds since the loop was made."""
         return self._now
 
+    def end_tasks(self) -> None:
+        """Cancel every task and wait for it."""
+
+        async def wait() -> None:
+            await asyncio.gather(*left, return_exceptions=True)
+
+        left = asyncio.all_tasks(self)
+        for task in left:
+            task.cancel()
+        self.run_until_complete(wait())
+
     def select(self, timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
         """What BaseEventLoop asks of its selector: pass the time until the next timer."""
         if timeout is None:
