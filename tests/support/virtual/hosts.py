@@ -97,6 +97,7 @@ class Network:
         self.listening: dict[tuple[str, int], tuple[Host, Factory]] = {}
         self.numbers = itertools.count()  # of connections' directions
         self.bytes_delivered = 0
+        self.captured: dict[int, bytearray] | None = None  # set to {}: the bytes of each direction of each connection, by its number
         self._digest = hashlib.sha256()
 
     def host(self, address: str, *, rate: float = 125e6, cpu: float = 0.0) -> Host:
@@ -111,6 +112,8 @@ class Network:
     def record(self, pipe: Pipe, piece: bytes) -> None:
         """A piece was delivered."""
         self.bytes_delivered += len(piece)
+        if self.captured is not None:
+            self.captured.setdefault(pipe.number, bytearray()).extend(piece)
         self._digest.update(struct.pack(">dII", self.loop.time(), pipe.number, len(piece)))
 
     def digest(self) -> str:

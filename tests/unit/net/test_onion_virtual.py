@@ -1,65 +1,15 @@
 """The onion network on virtual hosts: what takes hours, or a line of one's own, or a machine that dies without a word."""
 
 import asyncio
-import contextlib
-import random
-from unittest import mock
 
 import pytest
 from bench.virtual import Scenario, distance, simulate
-from tests.support import virtual
-from tests.support.onion import entry
+from tests.support.virtual_onion import SERVICE, world
 
 from veilpod.core.onion.geometry import GEOMETRY, WINDOW, CellClass
 from veilpod.errors import CircuitFailed
-from veilpod.net.onion import OnionProxy
-from veilpod.relay.keys import RelayKeys
-from veilpod.relay.router import Relay
 
-SERVICE = "198.18.0.1"
 CELL = GEOMETRY[CellClass.BULK].cell
-
-
-class World:
-    """Relays and a service that echoes, on hosts that are 10 ms apart."""
-
-    def __init__(self, net: virtual.Network, relays: int, *, rate: float) -> None:
-        self.net, self.relays, self.entries = net, {}, []
-        for number in range(1, relays + 1):
-            keys = RelayKeys()
-            self.entries.append(entry(number, keys=keys, host=f"10.{number}.0.1"))
-            net.run(net.host(f"10.{number}.0.1", rate=rate).start(self._relay(number, keys)))
-        for relay in self.relays.values():
-            relay.use_directory(self.entries)
-        net.run(net.host(SERVICE).start(asyncio.start_server(self._echo, SERVICE, 80)))
-
-    async def _relay(self, number: int, keys: RelayKeys) -> None:
-        self.relays[number] = relay = Relay(keys)
-        relay.policy.replace([f"{SERVICE}:80"])
-        await relay.listen(f"10.{number}.0.1", 9001)
-
-    async def _echo(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-    def proxy(self) -> OnionProxy:
-        proxy = OnionProxy(directory=lambda: self.entries, hops=3, in_cluster=False, clock=self.net.loop.time)
-        proxy._shuffle = random.Random(1).shuffle
-        return proxy
-
-    def run(self, work):
-        """Run something on a client's host."""
-        address = f"172.16.{len(self.net.hosts)}.1"
-        return self.net.run(self.net.host(address).start(work))
-
-
-@contextlib.contextmanager
-def world(relays: int = 3, *, rate: float = 125e6):
-    with virtual.network(lambda a, b: 0.01) as net, mock.patch("time.time", net.loop.time):
-        yield World(net, relays, rate=rate)
 
 
 def test_the_same_run_is_the_same_to_the_last_delivery_and_another_is_not():
@@ -89,8 +39,7 @@ def test_a_machine_that_dies_without_a_word_is_noticed_and_blamed_within_two_min
 
         async def talk():
             loop, seen = w.net.loop, []
-            proxy = OnionProxy(directory=lambda: w.entries, hops=3, in_cluster=False, clock=loop.time, trace=seen.append)
-            stream = await proxy.open(SERVICE, 80)
+            stream = await w.proxy(trace=seen.append).open(SERVICE, 80)
             await stream.write(b"x")
             assert await stream.read() == b"x"
             dead = seen[0].relays[1]

@@ -1,0 +1,96 @@
+"""Who watches every link at once, with an exact clock: what can be told, and what cannot.
+
+Two runs of the virtual network differ in nothing but what was said; the digest is over the time and size of every delivery.
+"""
+
+import asyncio
+import contextlib
+
+import pytest
+from tests.support.virtual_onion import SERVICE, world
+
+from veilpod.core.onion.geometry import GEOMETRY, CellClass
+from veilpod.errors import VeilpodError
+from veilpod.net.session import HostPoint
+
+BLOCK = 16
+MOST = GEOMETRY[CellClass.SMALL].inner_data_max
+
+
+def observed(*said: bytes) -> str:
+    """Everything that could be seen of a meeting on circuits of SMALL cells, in which these were said and echoed."""
+    with world(4) as w:
+
+        async def echo(waiting: HostPoint) -> None:
+            _, stream = await (await waiting.accept()).accept_stream()
+            with contextlib.suppress(VeilpodError):
+                while data := await stream.read():
+                    await stream.write(data)
+
+        async def meet() -> HostPoint:
+            point = await w.proxy(cell_class=CellClass.SMALL).rendezvous()
+            w.net.hosts["172.16.9.1"].start(echo(point))
+            return point
+
+        async def say(point: HostPoint) -> None:
+            session = await w.proxy(cell_class=CellClass.SMALL).connect(
+                relay=point.relay, cookie=point.cookie, service_key=point.service_key
+            )
+            stream = await session.open_stream("s")
+            for message in said:
+                await stream.write(message)
+                await stream.readexactly(len(message))
+                await asyncio.sleep(0.1)
+            await session.close()
+            await asyncio.sleep(10)
+
+        w.run(say(w.net.run(w.net.host("172.16.9.1").start(meet()))))
+        return w.net.digest()
+
+
+@pytest.mark.parametrize(
+    ("said", "or_else"),
+    [
+        ([b"y"], [b"n"]),
+        ([b"y"], [bytes(MOST)]),  # any length that fits a cell
+        ([b"sell", b"buy it all"], [b"buy it all", b"sell"]),  # any order
+    ],
+)
+def test_what_is_said_cannot_be_told_from_when_and_how_much(said, or_else):
+    assert observed(*said) == observed(*or_else)
+
+
+@pytest.mark.parametrize(
+    ("said", "or_else"),
+    [
+        ([b"y"], [bytes(2 * MOST)]),  # more than a cell: until padding rounds it up, its times show
+        ([b"y"], [b"y", b"y"]),  # that something is said
+    ],
+)
+def test_what_the_page_does_not_promise_can_be_told(said, or_else):
+    assert observed(*said) != observed(*or_else)
+
+
+def test_no_block_is_on_two_links_or_twice_on_one():
+    """Not in the masked headers, the layers, the fill, nor in what is behind short messages and credit."""
+    with world() as w:
+        w.net.captured = {}
+
+        async def say() -> None:
+            bulk, small = await w.proxy().open(SERVICE, 80), await w.proxy(cell_class=CellClass.SMALL).open(SERVICE, 80)
+            for stream, size in ((bulk, 4 << 20), (small, 64 << 10)):
+                await asyncio.gather(stream.write(bytes(size)), stream.readexactly(size))
+                await stream.write(b"short")
+                await stream.readexactly(5)
+                await stream.close()
+            await asyncio.sleep(5)
+
+        w.run(say())
+        links = [bytes(data) for data in w.net.captured.values() if data[BLOCK : 2 * BLOCK] != bytes(BLOCK)]  # not the service's zeros
+        assert sum(map(len, links)) > 6 * (4 << 20)
+        seen: set[bytes] = set()
+        for data in links:
+            blocks = [data[start : start + BLOCK] for start in range(0, len(data) - BLOCK + 1, BLOCK)]
+            assert len(set(blocks)) == len(blocks)
+            assert seen.isdisjoint(blocks)
+            seen.update(blocks)
