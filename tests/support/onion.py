@@ -11,6 +11,7 @@ from veilpod.core.ids import NodeId
 from veilpod.core.keys import checksum_address
 from veilpod.core.onion.directory import RelayEntry
 from veilpod.net.onion import OnionProxy
+from veilpod.net.session import OnionSession
 from veilpod.relay.keys import RelayKeys
 from veilpod.relay.limits import Limits
 from veilpod.relay.router import Relay
@@ -87,6 +88,14 @@ async def network(count: int = 4, *, limits: Limits | None = None) -> AsyncItera
             await proxy.close()
         for relay in net.relays.values():
             await relay.close()
+
+
+async def meet(net: Network, host: OnionProxy | None = None, guest: OnionProxy | None = None) -> tuple[OnionSession, OnionSession]:
+    """Two clients meet. Returns the guest's end and the host's."""
+    point = await (host or net.proxy()).rendezvous()
+    accepting = asyncio.create_task(point.accept())
+    session = await (guest or net.proxy()).connect(relay=point.relay, cookie=point.cookie, service_key=point.service_key)
+    return session, await accepting
 
 
 @contextlib.asynccontextmanager

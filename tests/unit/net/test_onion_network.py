@@ -7,14 +7,13 @@ import os
 import struct
 
 import pytest
-from tests.support.onion import entry, network, owner, service, until
+from tests.support.onion import entry, meet, network, owner, service, until
 
 from veilpod.core.onion.geometry import GEOMETRY, WINDOW, CellClass
 from veilpod.core.onion.messages import RelayCommand
 from veilpod.errors import CircuitFailed, PeerUnavailable, Refused
 from veilpod.net.circuit import CircuitSummary
-from veilpod.net.onion import OnionProxy
-from veilpod.net.session import HostPoint, OnionSession
+from veilpod.net.session import HostPoint
 from veilpod.net.streams import Hold, MuxStream
 from veilpod.relay.keys import RelayKeys
 
@@ -26,13 +25,6 @@ async def read_all(stream: MuxStream) -> bytes:
     while part := await stream.read(1 << 20):
         parts.append(part)
     return b"".join(parts)
-
-
-async def meet(net, host: OnionProxy | None = None, guest: OnionProxy | None = None) -> tuple[OnionSession, OnionSession]:
-    point = await (host or net.proxy()).rendezvous()
-    accepting = asyncio.create_task(point.accept())
-    session = await (guest or net.proxy()).connect(relay=point.relay, cookie=point.cookie, service_key=point.service_key)
-    return session, await accepting
 
 
 async def both(*work):

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from tests.support.onion import network, service, until
+from tests.support.onion import meet, network, service, until
 
 from veilpod.errors import PeerUnavailable
 from veilpod.net.circuit import CircuitSummary
@@ -53,10 +53,7 @@ async def test_a_meeting_is_padded_by_both_sides_before_it_ends():
         counts = []
         for size in (2_300_000, 2_320_000):
             before = [relay.counters["cells"] for relay in net.relays.values()]
-            point = await net.proxy().rendezvous()
-            accepting = asyncio.create_task(point.accept())
-            guest = await net.proxy().connect(relay=point.relay, cookie=point.cookie, service_key=point.service_key)
-            host = await accepting
+            guest, host = await meet(net)
             stream = await guest.open_stream("s")
             _, far = await host.accept_stream()
             writing = asyncio.create_task(stream.write(bytes(size)))
@@ -70,10 +67,7 @@ async def test_a_meeting_is_padded_by_both_sides_before_it_ends():
 
 async def test_a_session_that_ends_with_a_stream_open_is_no_clean_end_for_its_reader():
     async with network() as net:
-        point = await net.proxy().rendezvous()
-        accepting = asyncio.create_task(point.accept())
-        guest = await net.proxy().connect(relay=point.relay, cookie=point.cookie, service_key=point.service_key)
-        host = await accepting
+        guest, host = await meet(net)
         stream = await guest.open_stream("s")
         _, far = await host.accept_stream()
         await stream.write(b"half of it")
