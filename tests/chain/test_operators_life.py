@@ -21,6 +21,10 @@ async def all_settled(w: World, timeout: float = 40.0) -> None:
         assert server.objects(PODS) == []
 
 
+def _waits_for_a_close(channel):
+    return any((c["type"], c["reason"]) == ("Settled", "Closing") for c in channel["status"]["conditions"])
+
+
 def _ending(server) -> bool:
     facts = server.operator._roles[0]._facts
     return all(facts.find(name).facts.ending_since for name in facts.names())
@@ -231,7 +235,8 @@ async def test_peers_that_never_sign_are_settled_by_the_chain_with_the_deposits(
         assert "Settled" not in true_conditions(w.task())
         for server in w.servers:
             assert "FinalStateSigned" not in true_conditions(server.objects(TASK_ASSIGNMENTS)[0])
-        await w.skip(150)  # the patience for a late final state
+        await w.until(lambda: all(_waits_for_a_close(channel) for s in w.servers for channel in s.objects(STATE_CHANNELS)))
+        await w.skip(150)  # the patience for a late final state, which each server counts from when it saw that it may settle
         await w.until(lambda: all(c["status"]["phase"] == "Disputed" for s in w.servers for c in s.objects(STATE_CHANNELS)))
         await w.until(lambda: all(shown(s, "veilpod_challenge_window_left_seconds", window="1", answer="none") for s in w.servers))
         for server in w.servers:
