@@ -45,7 +45,7 @@ def test_data_stay_with_their_owners_custody_unless_somebody_writes_otherwise(cl
 def test_a_relay_of_no_words_has_a_port_a_bandwidth_and_registered_exits(cluster_release: Cluster):
     stored, _ = dry_run(cluster_release, manifest("OnionRelay", "north", {}))
     assert stored is not None
-    assert stored["spec"] == {"port": 9001, "exit": {"allow": "Registered"}, "bandwidth": "10Mi", "draining": False}
+    assert stored["spec"] == {"port": 9001, "exit": {"allow": "Registered"}, "bandwidth": "10Mi", "draining": False, "drainSeconds": 60}
 
 
 def test_a_class_denies_host_access_and_tries_the_metadata_service(cluster_release: Cluster):

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.e2e
 
 TOTAL = 1800  # seconds: the task's last deadline
 PERIOD = 3600  # seconds: the channels' challenge period
-# Longer than everything in an operator that waits for an answer. Five minutes are the same, and take five minutes.
-HALT = int(os.environ.get("VEILPOD_HALT_SECONDS", "75"))
+# With the time until the operators say so, longer than everything in them that waits for an answer. Five minutes are the same.
+HALT = int(os.environ.get("VEILPOD_HALT_SECONDS", "45"))
 
 
 def channels(stage: Stage, server: Party) -> list[dict[str, Any]]:
