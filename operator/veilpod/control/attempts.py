@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from veilpod.chain.files import private_directory, write_atomically
 from veilpod.core.ids import TaskId
+from veilpod.errors import Transient
 
 IsOver = Callable[[TaskId, int], Awaitable[bool]]  # (task, until)
 
@@ -48,7 +49,10 @@ class Attempts:
         return self._known[task].lane
 
     def note(self, task: TaskId, until: int) -> None:
-        """The request of a task that has a lane is about to be sent."""
+        """The request of a task that has a lane is about to be sent. Raises Transient when it has lost it."""
+        if task not in self._known:
+            # Its last request was void, and another task's look took the lane back between our look and this.
+            raise Transient("the lane of this request was given back meanwhile: it gets another", retry_after=1)
         attempt = dataclasses.replace(self._known[task], until=until)
         write_atomically(self._path(task), json.dumps(dataclasses.asdict(attempt)).encode())
         self._known[task] = attempt

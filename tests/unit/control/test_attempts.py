@@ -6,7 +6,7 @@ import pytest
 
 from veilpod.control.attempts import Attempts
 from veilpod.core.ids import TaskId
-from veilpod.errors import ChainUnavailable
+from veilpod.errors import ChainUnavailable, Transient
 
 ONE, TWO, THREE = (TaskId(bytes([number]) * 32) for number in (1, 2, 3))
 
@@ -56,3 +56,15 @@ async def test_a_chain_that_does_not_answer_frees_nothing(tmp_path: pathlib.Path
     with pytest.raises(ChainUnavailable):
         await attempts.lane(TWO, unanswered)
     assert await attempts.lane(TWO, over()) == 1
+
+
+async def test_a_request_whose_lane_was_given_back_meanwhile_is_made_again_in_another(tmp_path: pathlib.Path) -> None:
+    attempts = Attempts(tmp_path)
+    await attempts.lane(ONE, over())
+    attempts.note(ONE, 100)
+    assert await attempts.lane(TWO, over(ONE)) == 0, "the first request is void"
+    with pytest.raises(Transient):
+        attempts.note(ONE, 200)
+    assert await attempts.lane(ONE, over()) == 1
+    attempts.note(ONE, 200)
+    assert attempts.until(ONE) == 200
