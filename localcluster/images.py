@@ -92,7 +92,7 @@ def save(image: str, archive: pathlib.Path) -> pathlib.Path:
 def load(cluster: str, *archives: pathlib.Path) -> dict[str, str]:
     """Import OCI archives into a running cluster; return name@digest for each reference in them."""
     pid = lifecycle.require(cluster).inner.pid
-    with progress.step(f"load {', '.join(archive.name for archive in archives)}"):
+    with progress.step(f"load {archives[0].name if len(archives) == 1 else f'{len(archives)} images'}"):
         return containerd.load(pid, *archives)
 
 

@@ -87,7 +87,7 @@ class Transport(asyncio.Transport):
     def __init__(self, host: "Host", peer: tuple[str, int]) -> None:
         super().__init__({"peername": peer, "sockname": (host.address, 0), "socket": _Options()})
         self.host = host
-        self.protocol: asyncio.BaseProtocol
+        self.protocol: asyncio.Protocol | asyncio.BufferedProtocol
         self._inbox: collections.deque[bytes] = collections.deque()
         self._high, self._low = 65536, 16384
         self._paused = self._stopped = self._closing = self._gone = self._ended = self._heard_end = False
@@ -136,6 +136,7 @@ class Transport(asyncio.Transport):
         return self.protocol
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        assert isinstance(protocol, asyncio.Protocol | asyncio.BufferedProtocol)
         self.protocol = protocol
 
     def close(self) -> None:
@@ -198,11 +199,11 @@ class Transport(asyncio.Transport):
                 self.protocol.buffer_updated(size)
             else:
                 size = len(piece)
-                self.protocol.data_received(piece)  # type: ignore[attr-defined]
+                self.protocol.data_received(piece)
             self.into.read(size)
         if self._heard_end and not self._inbox and not self._stopped and not self._gone:
             self._heard_end = False
-            if not self.protocol.eof_received():  # type: ignore[attr-defined]
+            if not self.protocol.eof_received():
                 self.close()
 
     def _lost(self, error: Exception | None) -> None:
@@ -227,7 +228,8 @@ def join(
     near, far = Transport(here, (there.address, port)), Transport(there, (here.address, here.port()))
     forth, back = Pipe(next(numbers), near, far), Pipe(next(numbers), far, near)
     near.out, near.into, far.out, far.into = forth, back, back, forth
-    near.protocol, far.protocol = factory(), there.context.run(accept)
+    near.set_protocol(factory())
+    far.set_protocol(there.context.run(accept))
     near.protocol.connection_made(near)
     there.context.run(far.protocol.connection_made, far)
     return near, near.protocol

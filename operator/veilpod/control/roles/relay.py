@@ -35,7 +35,6 @@ FINALIZER = "veilpod.dev/relay"
 _STEPS = 12
 _SHOWN_SECONDS = 0.5
 _SOON, _LATER = 3.0, 60.0
-_DRAINING = Claim(status="False", reason="Draining", message="no new circuits are taken; those that are there end in peace")
 
 
 async def create(context: Context) -> "RelayRole":
@@ -208,7 +207,7 @@ class RelayRole:
             for node in nodes:
                 if node.status is NodeStatus.ACTIVE:
                     await self._context.writer.set_status(node.id, NodeStatus.DRAINING)
-            await self._report(relay, ready=_DRAINING)
+            await self._report(relay, ready=_draining("it goes when those that are there have ended"))
             return _SOON
         for node in nodes:
             await self._context.writer.set_status(node.id, NodeStatus.RETIRED)
@@ -274,13 +273,17 @@ def _port(relay: dict[str, Any]) -> int:
     return int(relay["spec"].get("port", 9001))
 
 
+def _draining(what_next: str) -> Claim:
+    return Claim(status="False", reason="Draining", message=f"no new circuits are taken; {what_next}")
+
+
 def _drain_seconds(relay: dict[str, Any]) -> int:
     return int(relay["spec"].get("drainSeconds", 60))
 
 
 def _ready(running: Running) -> Claim:
     if running.draining:
-        return _DRAINING
+        return _draining("set draining to false to serve again")
     return Claim(status="True", reason="Serving")
 
 
