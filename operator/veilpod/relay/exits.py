@@ -104,19 +104,20 @@ async def _connect(host: str, port: int) -> socket.socket:
 async def _pump(stream: MuxStream, connection: socket.socket) -> None:
     """Carry bytes both ways until both have ended, or one has failed.
 
-    A circuit that breaks is a reset for the service: never the clean end that it would take for the whole.
+    Whatever else ends it (circuit, service, this relay) is a reset for both: never the clean end that they would take for the whole.
     """
-    reason = EndReason.DONE
+    reason = EndReason.RESET
     try:
         async with asyncio.TaskGroup() as group:
             patience = group.create_task(_patience(stream))
             await _both(_inward(stream, connection), _outward(stream, connection))
             patience.cancel()
-    except* OSError:
-        reason = EndReason.RESET
-    except* VeilpodError:
-        _reset(connection)  # the circuit broke: nobody is left to tell but the service
+        reason = EndReason.DONE
+    except* (OSError, VeilpodError):
+        pass  # the other side is told below, if anybody is left
     finally:
+        if reason is EndReason.RESET:
+            _reset(connection)
         stream.end(reason)
         connection.close()
 

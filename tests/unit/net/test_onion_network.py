@@ -144,6 +144,27 @@ async def test_a_broken_circuit_is_no_clean_end_for_the_service():
         assert isinstance(await asyncio.wait_for(outcome, 10), ConnectionResetError)
 
 
+async def test_an_exit_that_ends_is_no_clean_end_for_its_client_nor_for_the_service():
+    heard = asyncio.get_running_loop().create_future()
+
+    async def half(reader, writer):
+        writer.write(b"half of it")
+        try:
+            heard.set_result(await reader.read())
+        except ConnectionError as error:
+            heard.set_result(error)
+
+    async with network(3) as net, service(half) as port:
+        net.allow(port)
+        seen: list[CircuitSummary] = []
+        stream = await net.proxy(trace=seen.append).open("127.0.0.1", port)
+        assert await stream.readexactly(10) == b"half of it"
+        await net.relays.pop(int(seen[0].relays[-1])).close()
+        with pytest.raises((PeerUnavailable, CircuitFailed)):
+            await stream.read()
+        assert isinstance(await asyncio.wait_for(heard, 10), ConnectionError)
+
+
 async def test_each_side_may_finish_before_the_other():
     async def counter(reader, writer):
         data = await reader.read()
