@@ -29,16 +29,20 @@ SUMMARY = re.compile(r"(?:Ran \d+ test suites? .*: |=* ?(?:\d+ \w+, )*)(\d+) (?:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One check: what runs, and whether it needs a cluster; such a step goes on beside the ones after it."""
+    """One check: what runs, whether it needs a cluster (such a step goes on beside the ones after it), and else how far it gives way."""
 
     name: str
     command: tuple[str, ...]
     cluster: bool = False
+    nice: int = 15
 
     @property
     def log(self) -> pathlib.Path:
         return LOGS / f"{self.name.replace(' ', '-')}.log"
 
+
+# A test that waits for an answer must get some time while it waits, so those give way less than what only computes.
+_WAITING = 5
 
 STEPS = (
     Step(name="lint", command=(f"{BIN}/ruff", "check", ".")),
@@ -61,10 +65,10 @@ STEPS = (
     Step(name="contract checkers", command=("make", "checkers")),
     Step(name="slither", command=("contracts/tools/slither",)),
     Step(name="proofs", command=("contracts/tools/prove", "--quick")),
-    Step(name="units", command=(f"{BIN}/pytest", "--numprocesses=2", "tests/unit", "tests/contracts", "tests/localcluster")),
+    Step(name="units", command=(f"{BIN}/pytest", "--numprocesses=2", "tests/unit", "tests/contracts", "tests/localcluster"), nice=_WAITING),
     Step(name="fuzzing", command=(f"{BIN}/python", "-m", "tests.fuzz", "--seconds=5")),
-    Step(name="chain", command=(f"{BIN}/pytest", "--numprocesses=2", "tests/chain")),
-    Step(name="chart", command=(f"{BIN}/pytest", "tests/chart")),
+    Step(name="chain", command=(f"{BIN}/pytest", "--numprocesses=2", "tests/chain"), nice=_WAITING),
+    Step(name="chart", command=(f"{BIN}/pytest", "tests/chart"), nice=_WAITING),
 )
 
 
@@ -105,7 +109,7 @@ def _running(step: Step) -> "Iterator[subprocess.Popen[bytes]]":
             step.command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
     if not step.cluster:
-        _give_way(process.pid)
+        _give_way(process.pid, step.nice)
     try:
         yield process
     finally:
@@ -118,10 +122,10 @@ def _running(step: Step) -> "Iterator[subprocess.Popen[bytes]]":
                     shutil.rmtree(layout.BUILD / name, ignore_errors=True)
 
 
-def _give_way(session: int) -> None:
+def _give_way(session: int, nice: int) -> None:
     """Let a step compute while those with a cluster wait: theirs is the longest way, and this one has time."""
     with contextlib.suppress(OSError):  # a kernel without autogroups (sched(7)) has nothing to tell
-        pathlib.Path(f"/proc/{session}/autogroup").write_text("15")
+        pathlib.Path(f"/proc/{session}/autogroup").write_text(str(nice))
 
 
 def _finish(step: Step, process: "subprocess.Popen[bytes]", shown: progress.Step) -> int:

@@ -185,7 +185,9 @@ def compile_launcher(target: pathlib.Path) -> pathlib.Path:
 class Sandbox:
     """One agent with its operator and its "kubelet"."""
 
-    def __init__(self, index: int, root: pathlib.Path, *, launcher: pathlib.Path, spec: TaskSpec, guard: netguards.Fence) -> None:
+    def __init__(
+        self, index: int, root: pathlib.Path, *, launcher: pathlib.Path, spec: TaskSpec, guard: netguards.Fence, netguard_seconds: float
+    ) -> None:
         self.index = ServerIndex(index)
         self.spec = spec
         self.chain_key = SigningKey(secret=bytes([0x60 + index]) * 32)
@@ -211,7 +213,7 @@ class Sandbox:
             pod_uid=self.root / "uid",
             launcher=launcher,
             loopback=self.loopback,
-            netguard_seconds=1.5,
+            netguard_seconds=netguard_seconds,
             release_seconds=0.3,
             probe_seconds=0.2,
             guard_seconds=0.2,
@@ -263,12 +265,15 @@ class Sandbox:
             domain=DOMAIN,
         )
 
-    async def until(self, event: str, *, count: int = 1, seconds: float = 30) -> dict[str, Any]:
-        """Wait for an event of the agent."""
-        async with asyncio.timeout(seconds):
-            while len(self.events.get(event, [])) < count:
-                self._heard.clear()
-                await self._heard.wait()
+    async def until(self, event: str, *, count: int = 1, seconds: float = 60) -> dict[str, Any]:
+        """Wait for an event of the agent. Raises AssertionError with what came instead."""
+        try:
+            async with asyncio.timeout(seconds):
+                while len(self.events.get(event, [])) < count:
+                    self._heard.clear()
+                    await self._heard.wait()
+        except TimeoutError as error:
+            raise AssertionError(f"sandbox {self.index} never said {event!r} ({count}); it said {self.events}") from error
         return self.events[event][count - 1]
 
     async def make_offer(self) -> None:
@@ -382,6 +387,7 @@ class World:
         self.sandboxes: list[Sandbox] = []
         self.stores: list[stores.Linked] = []
         self.publish = True
+        self.netguard_seconds = 30.0
         self.fence: netguards.Fence
         self.mailbox: stores.Linked
         self.published: Published
@@ -413,7 +419,9 @@ class World:
     async def start(self, spec: TaskSpec) -> None:
         """One sandbox for each server of the specification."""
         for index in range(len(spec.servers)):
-            sandbox = Sandbox(index, self._root, launcher=self._launcher, spec=spec, guard=self.fence)
+            sandbox = Sandbox(
+                index, self._root, launcher=self._launcher, spec=spec, guard=self.fence, netguard_seconds=self.netguard_seconds
+            )
             await self.stack.enter_async_context(sandbox.running())
             self.sandboxes.append(sandbox)
 

@@ -46,6 +46,7 @@ async def outcome(sandbox: Sandbox) -> int:
 
 
 async def test_no_key_exists_while_the_fence_is_down(world: World) -> None:
+    world.netguard_seconds = 1.5
     await world.start(solo())
     [sandbox] = world.sandboxes
     world.fence.fall()
@@ -125,7 +126,7 @@ async def test_inputs_that_never_come_are_a_timeout(world: World, short_deadline
 
 
 async def test_a_peer_whose_operator_hands_over_late_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "_HELLO_SECONDS", 0.3)
+    monkeypatch.setattr(peers, "_HELLO_SECONDS", 2.0)
     objects = [sealed_object("north", b"n" * 1000), sealed_object("south", b"s" * 1000)]
     world.publish = False
     await world.start(star(objects, port=free_port()))
@@ -135,7 +136,7 @@ async def test_a_peer_whose_operator_hands_over_late_is_waited_for(world: World,
     hub, *sites = world.sandboxes
     for site in sites:
         await site.link.call("published", **world.published.document())
-    await asyncio.sleep(1.5)  # the hub's operator is restarted meanwhile
+    await asyncio.sleep(3)  # the hub's operator is restarted meanwhile
     await hub.link.call("published", **world.published.document())
     await world.deliver(objects)
     for site in sites:
