@@ -17,7 +17,8 @@ from veilpod.core.onion import ntor
 from veilpod.core.onion.cells import Command, Header, parse_header
 from veilpod.core.onion.directory import RelayEntry, parse_endpoint
 from veilpod.core.onion.geometry import HEADER, CellClass
-from veilpod.core.onion.layers import HopKeys, relay_seal
+from veilpod.core.onion.layers import HopKeys, put_end_to_end, relay_seal
+from veilpod.core.onion.legs import Numbers
 from veilpod.core.onion.messages import (
     Created,
     RelayCommand,
@@ -29,12 +30,14 @@ from veilpod.core.onion.messages import (
     put_message,
 )
 from veilpod.core.onion.reports import open_report, parse_destroy
-from veilpod.errors import VeilpodError
+from veilpod.errors import CircuitFailed, VeilpodError
 from veilpod.net.circuit import Circuit
+from veilpod.net.leg import Leg
 from veilpod.net.link import Link
+from veilpod.net.meeting import Guest, Paths
 from veilpod.net.mux import Mux
 from veilpod.net.onion import OnionProxy
-from veilpod.net.session import join
+from veilpod.net.session import OnionSession
 from veilpod.net.streams import Hold
 from veilpod.relay.keys import RelayKeys
 from veilpod.relay.limits import Limits
@@ -170,6 +173,19 @@ class _Guard:
     async def ready(self, circ_id: int) -> None: ...
 
 
+class _Paths:
+    """Gives one circuit, and no other."""
+
+    def __init__(self, circuit: Circuit) -> None:
+        self.build = mock.AsyncMock(side_effect=[circuit, CircuitFailed("no other")])
+        self.places = mock.Mock(return_value=[])
+        self.watch = mock.Mock()
+
+
+async def _never(_: Any) -> Leg:
+    raise CircuitFailed("no other leg")
+
+
 class _Streams:
     """Takes what comes as an exit's client does."""
 
@@ -203,11 +219,19 @@ async def _client(provider: FuzzedDataProvider) -> None:
         circuit.on_control(Command.CREATED, guard.created)
     work: list[asyncio.Future[Any]] = [building]
     await asyncio.sleep(0.1)
-    match provider.ConsumeIntInRange(0, 2):
+    peer: HopKeys | None = None
+    match provider.ConsumeIntInRange(0, 3):
         case 0:
             work.append(asyncio.ensure_future(_Streams(circuit).mux.open(b"10.0.0.1:1")))
         case 1:
-            work.append(asyncio.ensure_future(join(circuit, cookie=bytes(20), service_key=KEYS.newest.public)))
+            paths = cast(Paths, _Paths(circuit))
+            guest = Guest(paths, relay=ENTRY.node_id, cookie=bytes(20), service_key=KEYS.newest.public)
+            work.append(asyncio.ensure_future(guest.join()))
+        case 2:
+            leg = Leg(circuit, HopKeys(bytes(32)), guest=True)
+            peer = HopKeys(bytes(32))
+            session = OnionSession(leg, session_id=bytes(32), guest=True, meet_again=_never)
+            work.append(asyncio.ensure_future(session.open_stream("s")))
     await asyncio.sleep(0.1)
     for _ in range(12):
         if not provider.remaining_bytes():
@@ -218,7 +242,13 @@ async def _client(provider: FuzzedDataProvider) -> None:
             cell = memoryview(bytearray(SMALL.cell))
             command = provider.PickValueInList(list(RelayCommand))
             identity = provider.ConsumeIntInRange(0, 3)
-            put_message(cell[HEADER : HEADER + SMALL.plain(1)], command, provider.ConsumeBytes(400), flags=identity & 1, stream_id=identity)
+            area, said = cell[HEADER : HEADER + SMALL.plain(1)], provider.ConsumeBytes(400)
+            if peer is None:
+                put_message(area, command, said, flags=identity & 1, stream_id=identity)
+            else:
+                counts = [provider.ConsumeIntInRange(0, 5) for _ in range(3)]
+                numbers = Numbers(number=counts[0], newest=counts[1], arrived=counts[2])
+                put_end_to_end(peer.backward, area, SMALL, numbers, command, said, flags=identity & 1, stream_id=identity)
             relay_seal(guard.keys, cell[HEADER:], 1, SMALL, os.urandom)
             circuit.on_layered(Header(circ_id=1, command=Command.RELAY, cell_class=CellClass.SMALL), cell)
         await asyncio.sleep(0.01)

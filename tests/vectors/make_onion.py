@@ -17,12 +17,14 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from tests.support.onion import CHAIN_ID, REGISTRY, entry, owner
 from veilpod.core.identity import make_proof
+from veilpod.core.ids import NodeId
 from veilpod.core.onion import ntor
 from veilpod.core.onion.cells import Command, Header, HeaderMask, put_header
 from veilpod.core.onion.directory import RelayEntry
 from veilpod.core.onion.geometry import GEOMETRY, HEADER, CellClass
 from veilpod.core.onion.joining import Joining, nest, seal_answer
 from veilpod.core.onion.layers import HopKeys, client_seal, put_end_to_end, relay_open
+from veilpod.core.onion.legs import Numbers, pack_link, places
 from veilpod.core.onion.link import Initiator, Responder
 from veilpod.core.onion.messages import Create, Created, DestroyReason, Extend, RelayCommand, put_message
 from veilpod.core.onion.reports import Side, make_report, pack_destroy, wrap_report
@@ -53,6 +55,7 @@ def vectors() -> dict[str, Any]:
         "keys": _keys(),
         "cells": _cells(),
         "end_to_end": _end_to_end(),
+        "places": _places(),
         "report": _report(),
         "link": _link(),
     }
@@ -154,8 +157,27 @@ def _cells() -> dict[str, Any]:
 def _end_to_end() -> dict[str, str]:
     area = memoryview(bytearray(SMALL.plain(3)))
     keys = HopKeys(secret(30))
-    put_end_to_end(keys.forward, area, SMALL, RelayCommand.BEGIN, b"input", flags=0, stream_id=1)
-    return {"seed": secret(30).hex(), "session_id": keys.session_id.hex(), "message": _ends(area)}
+    numbers = Numbers(number=3, newest=2, arrived=1)
+    put_end_to_end(keys.forward, area, SMALL, numbers, RelayCommand.BEGIN, b"input", flags=0, stream_id=1)
+    link = pack_link(keys.session_id, key=keys.leg_key, leg=HopKeys(secret(31)).session_id)
+    return {
+        "seed": secret(30).hex(),
+        "session_id": keys.session_id.hex(),
+        "message": _ends(area),
+        "leg_seed": secret(31).hex(),
+        "link": link.hex(),
+    }
+
+
+def _places() -> dict[str, Any]:
+    cookie, service_key = secret(32)[:20], secret(33)
+    found = places([NodeId(number) for number in range(1, 9)], cookie=cookie, service_key=service_key)
+    return {
+        "cookie": cookie.hex(),
+        "service_key": service_key.hex(),
+        "relays": list(range(1, 9)),
+        "places": [{"relay": int(place.relay), "cookie": place.cookie.hex()} for place in found],
+    }
 
 
 def _report() -> dict[str, Any]:

@@ -61,6 +61,7 @@ class Circuit:
         self.error: VeilpodError | None = None
         self.on_traffic: Callable[[], None] | None = None
         self.on_closed: Callable[[], None] | None = None
+        self.on_silent: Callable[[], None] | None = None
         self._link, self._id = link, link.new_circuit_id()
         self._hops: list[HopKeys] = []
         self._joining: collections.deque[Joining] = collections.deque()
@@ -117,6 +118,11 @@ class Circuit:
     async def ready(self) -> None:
         """Wait while the link has too much of this circuit queued."""
         await self._link.ready(self._id)
+
+    def silent(self) -> None:
+        """Say that its user waits for an answer in vain. Nobody can be blamed, and everybody on the path avoided."""
+        if self.on_silent is not None:
+            self.on_silent()
 
     def fail(self, error: VeilpodError) -> None:
         """End the circuit because of what its user saw."""

@@ -11,11 +11,15 @@ import logging
 import os
 import random
 import time
+import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
 from veilpod.core.ids import NodeId
-from veilpod.core.onion.directory import RelayEntry, spell_endpoint
+from veilpod.core.onion.directory import RelayEntry, fresh, spell_endpoint
 from veilpod.core.onion.geometry import COOKIE, CellClass
+from veilpod.core.onion.legs import Place, places
 from veilpod.core.onion.messages import Message
 from veilpod.core.onion.paths import choose_path
 from veilpod.errors import CircuitFailed, ProtocolViolation, Refused, VeilpodError
@@ -23,8 +27,9 @@ from veilpod.net.budget import Budget
 from veilpod.net.circuit import Circuit, CircuitSummary, Trace
 from veilpod.net.link import Link
 from veilpod.net.links import LinkPool
+from veilpod.net.meeting import End, Guest, HostPoint, establish
 from veilpod.net.mux import Mux
-from veilpod.net.session import HostPoint, OnionSession, establish, join
+from veilpod.net.session import OnionSession
 from veilpod.net.streams import Hold, MuxStream
 
 log = logging.getLogger(__name__)
@@ -56,6 +61,7 @@ class OnionProxy:
         self._guards: list[NodeId] = []
         self._blame: list[tuple[float, NodeId]] = []
         self._circuits: set[Circuit] = set()
+        self._ends: weakref.WeakSet[End] = weakref.WeakSet()
         self._numbers = itertools.count(1)
         self._closed = False
 
@@ -79,27 +85,37 @@ class OnionProxy:
                 raise
 
     async def rendezvous(self) -> HostPoint:
-        circuit = await self._build("rendezvous")
+        circuit, cookie = await self._build("rendezvous"), os.urandom(COOKIE)
+        await establish(circuit, cookie)
         expires = int(self._clock()) + RENDEZVOUS_SECONDS
-        try:
-            return await establish(circuit, cookie=os.urandom(COOKIE), expires=expires)
-        except BaseException:
-            circuit.close()
-            raise
+        return HostPoint(self, circuit, cookie=cookie, service=X25519PrivateKey.generate(), expires=expires)
 
     async def connect(self, *, relay: NodeId, cookie: bytes, service_key: bytes) -> OnionSession:
-        circuit = await self._build("meeting", last=relay)
-        try:
-            return await join(circuit, cookie=cookie, service_key=service_key)
-        except BaseException:
-            circuit.close()
-            raise
+        return await Guest(self, relay=relay, cookie=cookie, service_key=service_key).join()
 
     async def close(self) -> None:
         self._closed = True
+        for end in list(self._ends):
+            end.abort()
         for circuit in list(self._circuits):
             circuit.close()
         await self._links.close()
+
+    # --- the meetings' calls
+
+    async def build(self, purpose: str, *, last: NodeId, avoid: Collection[NodeId] = ()) -> Circuit:
+        """Build a circuit to a meeting relay, over none of the relays to avoid. Raises Refused, CircuitFailed."""
+        return await self._build(purpose, last=last, avoid=avoid)
+
+    def places(self, *, cookie: bytes, service_key: bytes, avoid: Collection[NodeId]) -> Sequence[Place]:
+        """Where the two ends of a descriptor look for each other, among the relays that are usable now."""
+        now = self._clock()
+        usable = [entry.node_id for entry in self._directory() if fresh(entry, now) and entry.node_id not in avoid]
+        return places(usable, cookie=cookie, service_key=service_key)
+
+    def watch(self, end: End) -> None:
+        """Abort it when this proxy is closed, unless nobody has it any more."""
+        self._ends.add(end)
 
     # --- the links' calls
 
@@ -120,7 +136,9 @@ class OnionProxy:
             # No path is left that ends anywhere else: what the exits said is the reason.
             raise next(iter(refusals.values()), error) from error
 
-    async def _build(self, purpose: str, *, last: NodeId | None = None, not_last: Collection[NodeId] = ()) -> Circuit:
+    async def _build(
+        self, purpose: str, *, last: NodeId | None = None, not_last: Collection[NodeId] = (), avoid: Collection[NodeId] = ()
+    ) -> Circuit:
         for attempt in itertools.count(1):
             if self._closed:
                 raise CircuitFailed("the onion proxy is closed")
@@ -134,19 +152,28 @@ class OnionProxy:
                 guards=self._guards,
                 blame=self._recent_blame(),
                 not_last=not_last,
+                avoid=avoid,
             )
             try:
                 return await self._build_over(path, purpose)
             except CircuitFailed as error:
                 log.info("circuit.build_failed", extra={"attempt": attempt})
-                now = self._clock()
-                # The nearer end has at least told us; it counts half, or else a dead relay drags its neighbours down with it.
-                reporter, silent = error.blamed or (0, 0)
-                self._blame += [(now, NodeId(node)) for node in (reporter, silent, silent) if node]
-                self._guards = [guard for guard in self._guards if guard not in (error.blamed or ())]
+                self._blame_pair(error)
                 if attempt == _ATTEMPTS:
                     raise
         raise AssertionError  # the loop has no other end
+
+    def _blame_pair(self, error: VeilpodError | None) -> None:
+        # The nearer end has at least told us; it counts half, or else a dead relay drags its neighbours down with it.
+        reporter, silent = (error.blamed if isinstance(error, CircuitFailed) else None) or (0, 0)
+        now = self._clock()
+        self._blame += [(now, NodeId(node)) for node in (reporter, silent, silent) if node]
+        self._guards = [guard for guard in self._guards if guard not in (reporter, silent)]
+
+    def _suspect(self, path: Sequence[RelayEntry]) -> None:
+        now, relays = self._clock(), [entry.node_id for entry in path]
+        self._blame += [(now, relay) for relay in relays]
+        self._guards = [guard for guard in self._guards if guard not in relays]
 
     def _recent_blame(self) -> collections.Counter[NodeId]:
         since = self._clock() - _BLAME_SECONDS
@@ -166,11 +193,13 @@ class OnionProxy:
         watch = _Watch(circuit, purpose, next(self._numbers), self._trace)
         circuit.on_traffic = watch.busy if self._trace is not None else None
         circuit.on_closed = lambda: self._ended(circuit, watch)
+        circuit.on_silent = lambda: self._suspect(path)
         watch.tell("built")
         return circuit
 
     def _ended(self, circuit: Circuit, watch: "_Watch") -> None:
         self._circuits.discard(circuit)
+        self._blame_pair(circuit.error)
         watch.tell("closed")
 
 

@@ -1,46 +1,73 @@
-"""A meeting at a rendezvous: the two ends' own handshake, and the streams between them that not even the meeting relay can read.
+"""A session: end-to-end encrypted streams between two ends that met at a rendezvous, over one leg or several (paper steps 5 and 7).
 
-The host leaves a cookie at a relay (ESTABLISH) and waits; the guest names it (JOIN) and the relay splices the two circuits, once. The
-guest's onionskin goes through as MEET, the host's answer comes back as MET: an ntor handshake with the descriptor's service key. From
-then on every message is FORWARD, sealed end to end. The session id is derived from that handshake, so it is bound to both sides'
-ephemeral keys. Paper step 5.
+Every message that streams send has a number and is kept until the other end has it. It goes over the leg that is least behind. A leg that
+breaks or stalls gives its messages to another one; where there is none, both ends meet again (`meeting`) and the session goes on as if
+nothing had happened, if that succeeds within `MEND_SECONDS`. A session that carries much gets a second leg over other relays.
 """
 
 import asyncio
+import collections
+import dataclasses
 import logging
-
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from collections.abc import Awaitable, Callable, Collection
 
 from veilpod.core.ids import NodeId
-from veilpod.core.onion import ntor
-from veilpod.core.onion.geometry import GEOMETRY, LABEL_MAX
-from veilpod.core.onion.layers import Direction, HopKeys, TamperedError, open_end_to_end, put_end_to_end
-from veilpod.core.onion.messages import Create, Created, EndReason, Message, RelayCommand, kind_for, pack_join, parse_created
-from veilpod.errors import CircuitFailed, InvalidInput, PeerUnavailable, ProtocolViolation, VeilpodError
-from veilpod.net.circuit import Circuit
+from veilpod.core.onion.geometry import GEOMETRY, LABEL_MAX, WINDOW, CellClass
+from veilpod.core.onion.legs import Numbers
+from veilpod.core.onion.messages import EndReason, Message, RelayCommand
+from veilpod.errors import CircuitFailed, InvalidInput, ProtocolViolation, VeilpodError
+from veilpod.net.leg import Leg
 from veilpod.net.mux import Mux
 from veilpod.net.streams import Hold, MuxStream
 
 log = logging.getLogger(__name__)
-_MEET_TIMEOUT = 30.0
+MEND_SECONDS = 45.0  # to find a leg when there is none
+_WIDEN_SECONDS = 10.0  # to find one more
+_STALL_SECONDS = 5.0  # under way so long without a word: its messages go elsewhere
+_ABANDON_SECONDS = 20.0  # and so long: it is given up
+_LOOK_SECONDS = 1.0
+_MOST_LEGS = 3
 _UNREAD = 64 << 20  # bytes of all its streams together that a session holds for its user
 _UNACCEPTED = 64  # streams that the peer opened and nobody has taken yet
+_UNCONFIRMED = 4096  # messages that the peer may leave unconfirmed
+
+MeetAgain = Callable[[Collection[NodeId]], Awaitable[Leg]]
+
+
+@dataclasses.dataclass(slots=True)
+class _Sent:
+    """A message that the other end may not have."""
+
+    number: int
+    command: RelayCommand
+    flags: int
+    stream_id: int
+    data: bytes | memoryview
+    leg: Leg | None = None
 
 
 class OnionSession:
-    """One end of a meeting; implements ports.Session and is the carrier of its own streams."""
+    """One end of a session; implements ports.Session, carries its own streams and owns its legs."""
 
-    def __init__(self, circuit: Circuit, keys: HopKeys, *, guest: bool) -> None:
-        self.id = keys.session_id
-        self._circuit = circuit
-        self._outward: Direction = keys.forward if guest else keys.backward
-        self._inward: Direction = keys.backward if guest else keys.forward
-        self._mux = Mux(self, circuit.cell_class, first_id=1 if guest else 2, on_begin=self._begun, hold=Hold(_UNREAD))
+    def __init__(self, leg: Leg, *, session_id: bytes, guest: bool, meet_again: MeetAgain) -> None:
+        self.id = session_id
+        self.cell_class: CellClass = leg.circuit.cell_class
+        self._meet_again = meet_again
+        self._mux = Mux(self, self.cell_class, first_id=1 if guest else 2, on_begin=self._begun, hold=Hold(_UNREAD))
         self._accepted: asyncio.Queue[MuxStream | None] = asyncio.Queue()
         self._error: VeilpodError | None = None
-        circuit.receiver = self
-        if circuit.error is not None:
-            self.on_failed(circuit.error)
+        self._legs: list[Leg] = []
+        self._sent = self._received = 0  # numbers of the newest message sent, and of the newest received without a gap
+        self._unconfirmed: collections.deque[_Sent] = collections.deque()
+        self._again: collections.deque[_Sent] = collections.deque()  # of these, what has no leg
+        self._ahead: dict[int, Message] = {}
+        self._carried = collections.Counter[bool]()  # messages of data, received and sent
+        self._closing = False
+        self._changed = asyncio.Event()  # a leg came, or the end
+        self._mending: asyncio.Task[None] | None = None
+        self._pumping: asyncio.Task[None] | None = None
+        self._looking = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
+        self.attach(leg)
 
     # --- ports.Session
 
@@ -61,44 +88,148 @@ class OnionSession:
         return stream.label.decode(), stream
 
     async def close(self) -> None:
-        self._mux.close(self._circuit.close)
+        self._closing = True
+        if not self._legs:
+            self.abort()
+        self._mux.close(self.abort)
+
+    def abort(self) -> None:
+        """End it at once, and say so."""
+        self._end(CircuitFailed("the session was closed"), EndReason.DONE)
 
     # --- the carrier of the streams
 
     @property
     def data_max(self) -> int:
         """Bytes of data in one end-to-end message."""
-        return GEOMETRY[self._circuit.cell_class].inner_data_max
+        return GEOMETRY[self.cell_class].inner_data_max
 
     def send_message(self, command: RelayCommand, data: bytes | memoryview, *, flags: int = 0, stream_id: int = 0) -> None:
-        """Send a message to the other end."""
-        if self._circuit.error is None:
-            kind = kind_for(command, self._circuit.cell_class)
-            put_end_to_end(self._outward, self._circuit.area(kind), GEOMETRY[kind], command, data, flags=flags, stream_id=stream_id)
-            self._circuit.send_area(kind)
+        """Send a message to the other end, over whatever leg there is or will be."""
+        if self._error is not None:
+            return
+        self._sent += 1
+        sent = _Sent(self._sent, command, flags, stream_id, _lasting(data))
+        self._unconfirmed.append(sent)
+        if len(self._unconfirmed) > _UNCONFIRMED:
+            self._end(CircuitFailed("the other end confirms nothing"), EndReason.PROTOCOL)
+            return
+        leg = self._best()
+        if leg is None:
+            self._again.append(sent)
+        else:
+            _carry(sent, leg)
+        if command is RelayCommand.DATA:
+            self._count(sent=True)
 
     async def ready(self) -> None:
-        """Wait while the link has too much queued."""
-        await self._circuit.ready()
+        """Wait while there is no leg, or its link has too much queued."""
+        while self._error is None:
+            leg = self._best()
+            if leg is None or self._again:
+                self._changed.clear()
+                await self._changed.wait()
+            else:
+                await leg.circuit.ready()
+                if leg.circuit.error is None:
+                    return
 
-    # --- the circuit's calls
+    # --- the legs' calls
 
-    def on_message(self, message: Message) -> None:
-        """Open a FORWARD message."""
-        if message.command is not RelayCommand.FORWARD:
-            raise ProtocolViolation("BadMessage", f"{message.command.name} in a session", party="relay")
+    def on_inner(self, leg: Leg, numbers: Numbers, message: Message) -> None:
+        """A message of the other end. What is wrong with it ends the session: the other end itself wrote it."""
+        if self._error is not None:
+            return
         try:
-            inner = open_end_to_end(self._inward, message.data)
-        except TamperedError as error:
-            # The path's own layers opened, so it was the meeting relay or beyond: behind our last hop, where we know nobody.
-            raise ProtocolViolation("SessionTampered", "an end-to-end message was altered beyond the meeting relay") from error
-        self._mux.handle(inner)
+            self._confirm(numbers.newest)
+            if numbers.number:
+                self._take(numbers.number, message)
+            elif message.command is RelayCommand.END:
+                self._end(CircuitFailed("the other end has left the session"))
+            elif message.command is not RelayCommand.ACK:
+                raise ProtocolViolation("BadMessage", f"{message.command.name} in a session", party="peer")
+        except ProtocolViolation as error:
+            log.warning("session.violation", extra={"reason": error.reason})
+            self._end(CircuitFailed(f"the session is over: {error}"), EndReason.PROTOCOL)
+        self._pump()
 
-    def on_failed(self, error: VeilpodError) -> None:
-        """The circuit is gone."""
-        self._error = error if isinstance(error, CircuitFailed) else CircuitFailed(f"the session is over: {error}")
-        self._mux.fail(self._error)
-        self._accepted.put_nowait(None)
+    def on_leg_failed(self, leg: Leg, error: VeilpodError) -> None:
+        """A leg is gone: the others, or another, take what it had under way."""
+        if leg not in self._legs:
+            return
+        self._legs.remove(leg)
+        self._take_back(leg)
+        if self._error is None and self._closing and not self._legs:
+            self._end(error if isinstance(error, CircuitFailed) else CircuitFailed(f"the session is over: {error}"))
+        self._mend()
+
+    def attach(self, leg: Leg) -> None:
+        """Use a leg whose other end has shown that it is the same as ever."""
+        if self._error is not None or len(self._legs) >= _MOST_LEGS:
+            leg.close()
+            return
+        leg.owner, leg.newest = self, lambda: self._received
+        self._legs.append(leg)
+        if leg.circuit.error is not None:
+            self.on_leg_failed(leg, leg.circuit.error)
+        self._changed.set()
+        self._pump()
+
+    # --- sending
+
+    def _best(self) -> Leg | None:
+        return min((leg for leg in self._legs if not leg.stalled), key=lambda leg: leg.outstanding, default=None)
+
+    def _confirm(self, newest: int) -> None:
+        if newest > self._sent:
+            raise ProtocolViolation("BadMessage", "a message has arrived that was never sent", party="peer")
+        while self._unconfirmed and self._unconfirmed[0].number <= newest:
+            self._unconfirmed.popleft().leg = None
+
+    def _take_back(self, leg: Leg) -> None:
+        lost = [sent for sent in self._unconfirmed if sent.leg is leg]
+        for sent in lost:
+            sent.leg = None
+        self._again.extend(lost)
+        if lost:
+            log.info("session.again", extra={"messages": len(lost)})
+        self._pump()
+
+    def _pump(self) -> None:
+        if self._again and self._pumping is None and self._best() is not None and self._error is None:
+            self._pumping = asyncio.get_running_loop().create_task(self._send_again())
+
+    async def _send_again(self) -> None:
+        try:
+            while self._again and (leg := self._best()) is not None:
+                await leg.circuit.ready()
+                if self._again and not leg.stalled and leg.circuit.error is None:
+                    sent = self._again.popleft()
+                    if self._unconfirmed and sent.number >= self._unconfirmed[0].number:
+                        _carry(sent, leg)
+        finally:
+            self._pumping = None
+            self._changed.set()
+
+    # --- receiving
+
+    def _take(self, number: int, message: Message) -> None:
+        if number <= self._received or number in self._ahead:
+            return  # it went twice, and came twice
+        if number == self._received + 1:
+            self._handle(message)
+            while self._error is None and (held := self._ahead.pop(self._received + 1, None)) is not None:
+                self._handle(held)
+        elif len(self._ahead) >= 4 * WINDOW[self.cell_class].circuit:
+            raise ProtocolViolation("WindowExceeded", "messages beyond what credit was given for", party="peer")
+        else:
+            self._ahead[number] = dataclasses.replace(message, data=memoryview(bytes(message.data)))
+
+    def _handle(self, message: Message) -> None:
+        self._received += 1
+        if message.command is RelayCommand.DATA:
+            self._count(sent=False)
+        self._mux.handle(message)
 
     def _begun(self, stream: MuxStream) -> None:
         try:
@@ -113,93 +244,85 @@ class OnionSession:
         stream.accept()
         self._accepted.put_nowait(stream)
 
+    # --- the legs' health
 
-class HostPoint:
-    """A cookie that waits at a relay; implements ports.RendezvousPoint."""
+    def _look(self) -> None:
+        self._looking = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
+        for leg in list(self._legs):
+            if leg.idle >= _ABANDON_SECONDS:
+                leg.circuit.fail(CircuitFailed("a leg of the session has stalled"))
+            elif leg.idle >= _STALL_SECONDS and not leg.stalled:
+                log.info("session.stalled")
+                leg.stalled = True
+                leg.circuit.silent()
+                self._take_back(leg)
+                self._mend()
+            else:
+                leg.keep_alive()
 
-    def __init__(self, circuit: Circuit, *, cookie: bytes, service: X25519PrivateKey, expires: int) -> None:
-        self.relay: NodeId = circuit.path[-1].node_id
-        self.cookie, self.expires = cookie, expires
-        self.service_key = ntor.public_bytes(service)
-        self._circuit, self._service = circuit, service
-        self._met: asyncio.Future[OnionSession] = asyncio.get_running_loop().create_future()
-        circuit.receiver = self
-        if circuit.error is not None:
-            self.on_failed(circuit.error)
+    def _count(self, *, sent: bool) -> None:
+        # Both ends count the same messages, so both begin to look for the second leg without a word about it.
+        self._carried[sent] += 1
+        if self._carried[sent] == WINDOW[self.cell_class].circuit:
+            self._mend()
 
-    async def accept(self) -> OnionSession:
-        return await asyncio.shield(self._met)
+    def _lacking(self) -> bool:
+        much = max(self._carried.values(), default=0) >= WINDOW[self.cell_class].circuit
+        return sum(not leg.stalled for leg in self._legs) < 1 + much
 
-    async def close(self) -> None:
-        self._circuit.close()
+    def _mend(self) -> None:
+        if self._mending is None and self._error is None and not self._closing and self._lacking():
+            self._mending = asyncio.get_running_loop().create_task(self._find_legs())
 
-    def on_message(self, message: Message) -> None:
-        """The guest came."""
-        if message.command is not RelayCommand.MEET or self._met.done():
-            raise ProtocolViolation("BadMessage", f"{message.command.name} at a waiting cookie", party="relay")
-        skin = ntor.parse_onionskin(bytes(message.data))
-        target = _target(self._circuit, self.cookie, self.service_key)
-        if skin.identity_key != target.identity_key or skin.onion_key != target.onion_key:
-            raise ProtocolViolation("BadHandshake", "a guest who looks for somebody else", party="guest")
-        answer = ntor.respond(
-            target, static=self._service, client=skin, ephemeral=X25519PrivateKey.generate(), encapsulated=skin.encapsulate()
-        )
-        session = OnionSession(self._circuit, HopKeys(answer.seed), guest=False)
-        self._circuit.send_message(RelayCommand.MET, Created(reply=answer.reply).pack())
-        self._met.set_result(session)
+    async def _find_legs(self) -> None:
+        try:
+            while self._error is None and self._lacking():
+                if not await self._find_leg():
+                    break
+        finally:
+            self._mending = None
+        if self._best() is None:
+            self._mend()
 
-    def on_failed(self, error: VeilpodError) -> None:
-        """The circuit broke while nobody had come."""
-        if not self._met.done():
-            self._met.set_exception(error if isinstance(error, CircuitFailed) else CircuitFailed(f"the rendezvous is over: {error}"))
-            self._met.exception()
+    async def _find_leg(self) -> bool:
+        alone = self._best() is None
+        busy = {entry.node_id for leg in self._legs for entry in leg.circuit.path}
+        try:
+            async with asyncio.timeout(MEND_SECONDS if alone else _WIDEN_SECONDS):
+                leg = await self._meet_again(() if alone else busy)
+        except (TimeoutError, VeilpodError) as error:
+            log.info("session.no_leg", extra={"alone": alone, "reason": getattr(error, "reason", type(error).__name__)})
+            if alone and self._best() is None:
+                self._end(CircuitFailed("the session has lost its last leg, and its ends could not meet again"))
+            return False
+        self.attach(leg)
+        return True
 
-
-class _Guest:
-    """Waits for the host's answer. The session takes over in the same breath: the host's first words may be in the next cell."""
-
-    def __init__(self, circuit: Circuit, *, cookie: bytes, service_key: bytes) -> None:
-        self._circuit = circuit
-        self._target, self._ephemeral = _target(circuit, cookie, service_key), ntor.Ephemeral.generate()
-        self.join = pack_join(cookie, ntor.onionskin(self._target, self._ephemeral))
-        self.met: asyncio.Future[OnionSession] = asyncio.get_running_loop().create_future()
-        circuit.receiver = self
-        if circuit.error is not None:
-            self.on_failed(circuit.error)
-
-    def on_message(self, message: Message) -> None:
-        """The host's answer."""
-        if message.command is not RelayCommand.MET or self.met.done():
-            raise ProtocolViolation("BadMessage", f"{message.command.name} before a meeting", party="relay")
-        seed = ntor.finish(self._target, parse_created(bytes(message.data)).reply, ephemeral=self._ephemeral)
-        self.met.set_result(OnionSession(self._circuit, HopKeys(seed), guest=True))
-
-    def on_failed(self, error: VeilpodError) -> None:
-        """Nobody came, or not who was expected."""
-        if not self.met.done():
-            self.met.set_exception(error)
-            self.met.exception()
-
-
-async def establish(circuit: Circuit, *, cookie: bytes, expires: int) -> HostPoint:
-    """Leave a cookie at the circuit's last relay. Raises CircuitFailed."""
-    point = HostPoint(circuit, cookie=cookie, service=X25519PrivateKey.generate(), expires=expires)
-    await circuit.ask(RelayCommand.ESTABLISH, cookie, RelayCommand.ESTABLISHED, timeout=_MEET_TIMEOUT)
-    return point
-
-
-async def join(circuit: Circuit, *, cookie: bytes, service_key: bytes) -> OnionSession:
-    """Meet who waits under a cookie at the circuit's last relay. Raises PeerUnavailable, CircuitFailed."""
-    guest = _Guest(circuit, cookie=cookie, service_key=service_key)
-    circuit.send_message(RelayCommand.JOIN, guest.join)
-    try:
-        async with asyncio.timeout(_MEET_TIMEOUT):
-            return await guest.met
-    except TimeoutError as error:
-        raise PeerUnavailable("who waits at the meeting relay does not answer") from error
+    def _end(self, error: VeilpodError, tell: EndReason | None = None) -> None:
+        if self._error is not None:
+            return
+        self._error = error
+        self._looking.cancel()
+        legs, self._legs = self._legs, []
+        for leg in legs:
+            if tell is not None:
+                leg.send(0, RelayCommand.END, bytes((tell,)))
+            leg.close()
+        if self._mending is not None and self._mending is not asyncio.current_task():
+            self._mending.cancel()
+        self._unconfirmed.clear()
+        self._again.clear()
+        self._ahead.clear()
+        self._mux.fail(error)
+        self._changed.set()
+        self._accepted.put_nowait(None)
 
 
-def _target(circuit: Circuit, cookie: bytes, service_key: bytes) -> ntor.Target:
-    # The cookie stands where a relay's identity does: the handshake is good for this meeting only.
-    context = Create(cell_class=circuit.cell_class, position=0, key_epoch=0, onionskin=b"").context
-    return ntor.Target(identity_key=cookie.ljust(32, b"\0"), onion_key=service_key, context=context)
+def _carry(sent: _Sent, leg: Leg) -> None:
+    sent.leg = leg
+    leg.send(sent.number, sent.command, sent.data, flags=sent.flags, stream_id=sent.stream_id)
+
+
+def _lasting(data: bytes | memoryview) -> bytes | memoryview:
+    """Data that nobody changes while it may have to be sent again. A view of immutable bytes is kept as it is."""
+    return data if isinstance(data, bytes) or isinstance(data.obj, bytes) else bytes(data)

@@ -12,7 +12,7 @@ from veilpod.core.onion.geometry import GEOMETRY, CellClass, Window
 from veilpod.core.onion.messages import FIN, EndReason, Message, RelayCommand, pack_credit, parse_credit
 from veilpod.errors import CircuitFailed, PeerUnavailable, ProtocolViolation, Refused, VeilpodError
 
-_OPEN_TIMEOUT = 30.0
+_OPEN_TIMEOUT = 60.0  # longer than two ends may take to meet again
 PIECE = GEOMETRY[CellClass.BULK].inner_data_max  # a write of this size, or a multiple, fills its cells in a session and at an exit
 
 

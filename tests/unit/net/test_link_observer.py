@@ -11,7 +11,7 @@ from tests.support.virtual_onion import SERVICE, world
 
 from veilpod.core.onion.geometry import GEOMETRY, CellClass
 from veilpod.errors import VeilpodError
-from veilpod.net.session import HostPoint
+from veilpod.net.meeting import HostPoint
 
 BLOCK = 16
 MOST = GEOMETRY[CellClass.SMALL].inner_data_max

@@ -15,6 +15,7 @@ TAG = 16
 SAMPLE = 16  # first bytes of the body, from which the header's mask is made
 MAX_HOPS = 8
 MESSAGE_HEADER = 8
+SESSION_HEADER = 12  # of an end-to-end message, before its relay message
 COOKIE = 20
 LABEL_MAX = 255
 
@@ -53,13 +54,13 @@ class Geometry:
 
     @property
     def inner_plain(self) -> int:
-        """Bytes of an end-to-end message (header, data, zeros) that is sealed into the data of one FORWARD message."""
+        """Bytes of an end-to-end message (headers, data, zeros) that is sealed into the data of one FORWARD message."""
         return self.data_max - TAG
 
     @property
     def inner_data_max(self) -> int:
         """Bytes of data in one end-to-end message."""
-        return self.inner_plain - MESSAGE_HEADER
+        return self.inner_plain - SESSION_HEADER - MESSAGE_HEADER
 
 
 GEOMETRY = {geometry.kind: geometry for geometry in (Geometry(kind=CellClass.SMALL, cell=4096), Geometry(kind=CellClass.BULK, cell=65536))}

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from veilpod.core.onion import ntor
 from veilpod.core.onion.cells import LAYERED, Command
-from veilpod.core.onion.geometry import GEOMETRY, MESSAGE_HEADER, TAG, CellClass, Geometry
+from veilpod.core.onion.geometry import GEOMETRY, MESSAGE_HEADER, SESSION_HEADER, TAG, CellClass, Geometry
+from veilpod.core.onion.legs import Numbers, parse_numbers
 from veilpod.core.onion.messages import Message, RelayCommand, parse_message, put_forward_header, put_message
 
 FORWARD = 0
@@ -68,13 +69,16 @@ class Direction:
 
 
 class HopKeys:
-    """Everything that one handshake gives: two directions, the keys of its failure report and of the next hop's answer, a session's id."""
+    """Everything that one handshake gives: two directions, the keys of its failure report and of the next hop's answer.
+
+    Of a meeting's first handshake also the session's id, and the key by which its further legs are known.
+    """
 
     def __init__(self, seed: bytes, *, ratchet: int = RATCHET_CELLS) -> None:
         self.forward = Direction(ntor.expand(seed, "forward", 32), direction=FORWARD, ratchet=ratchet)
         self.backward = Direction(ntor.expand(seed, "backward", 32), direction=BACKWARD, ratchet=ratchet)
         self.report_key, self.answer_key = ntor.expand(seed, "report", 16), ntor.expand(seed, "answer", 16)
-        self.session_id = ntor.expand(seed, "session", 32)
+        self.session_id, self.leg_key = ntor.expand(seed, "session", 32), ntor.expand(seed, "leg", 32)
 
 
 def refill(body: memoryview, used: int, random: Random) -> None:
@@ -113,19 +117,28 @@ def client_open(hops: Sequence[HopKeys], body: memoryview, geometry: Geometry) -
 
 
 def put_end_to_end(
-    key: Direction, area: memoryview, geometry: Geometry, command: RelayCommand, data: bytes | memoryview, *, flags: int, stream_id: int
+    key: Direction,
+    area: memoryview,
+    geometry: Geometry,
+    numbers: Numbers,
+    command: RelayCommand,
+    data: bytes | memoryview,
+    *,
+    flags: int,
+    stream_id: int,
 ) -> None:
     """Write a message sealed to the other end of a session into a FORWARD message that fills an area. No copy but the data's."""
     inner = area[MESSAGE_HEADER : MESSAGE_HEADER + geometry.data_max]
-    put_message(inner[: geometry.inner_plain], command, data, flags=flags, stream_id=stream_id)
+    numbers.put(inner)
+    put_message(inner[SESSION_HEADER : geometry.inner_plain], command, data, flags=flags, stream_id=stream_id)
     key.seal(inner, geometry.inner_plain, geometry.kind)
     put_forward_header(area, geometry.data_max)
 
 
-def open_end_to_end(key: Direction, data: memoryview) -> Message:
+def open_end_to_end(key: Direction, data: memoryview) -> tuple[Numbers, Message]:
     """Open the data of a FORWARD message in place. Raises TamperedError, or ProtocolViolation for what the other end wrote."""
     geometry = next((each for each in GEOMETRY.values() if each.data_max == len(data)), None)
     if geometry is None:
         raise TamperedError
     key.open(data, geometry.inner_plain, geometry.kind)
-    return parse_message(data[: geometry.inner_plain])
+    return parse_numbers(data), parse_message(data[SESSION_HEADER : geometry.inner_plain])

@@ -16,6 +16,7 @@ _CREATE = struct.Struct(">BBBBIH")
 _LENGTH = struct.Struct(">H")
 PROTOCOL_VERSION = 1
 FIN = 1  # flag of DATA: the sender will send no more data on this stream
+ECHO = 1  # flag of ACK: the sender wants one back
 
 
 class RelayCommand(enum.IntEnum):
@@ -32,15 +33,19 @@ class RelayCommand(enum.IntEnum):
     EXTENDED = 9
     TRUNCATED = 10  # reserved: a broken circuit is destroyed whole, with a report
     DROP = 11
-    LINK = 12  # reserved for multipath legs
-    LINKED = 13  # reserved
-    SWITCH = 14  # reserved
+    LINK = 12
+    LINKED = 13  # reserved: a leg's first message is the answer
+    SWITCH = 14  # reserved: legs change without being told
+    ACK = 15
     ESTABLISH = 16
     ESTABLISHED = 17
     JOIN = 18
     MEET = 19
     MET = 20
     FORWARD = 21
+
+
+_ACKNOWLEDGING = (RelayCommand.SENDME, RelayCommand.ACK)
 
 
 class EndReason(enum.IntEnum):
@@ -89,8 +94,8 @@ class Message:
 
 
 def kind_for(command: RelayCommand, circuit: CellClass) -> CellClass:
-    """Return the size of the cell that a message travels in. A SENDME says only what its other direction shows, and needs no more room."""
-    return CellClass.SMALL if command is RelayCommand.SENDME else circuit
+    """Return the size of the cell that a message travels in. What acknowledges says only what its other direction shows, in little room."""
+    return CellClass.SMALL if command in _ACKNOWLEDGING else circuit
 
 
 def put_message(area: memoryview, command: RelayCommand, data: bytes | memoryview, *, flags: int = 0, stream_id: int = 0) -> None:

@@ -31,17 +31,18 @@ def choose_path(
     guards: Collection[NodeId] = (),
     blame: Mapping[NodeId, int] | None = None,
     not_last: Collection[NodeId] = (),
+    avoid: Collection[NodeId] = (),
 ) -> tuple[RelayEntry, ...]:
     """Choose a path, guard first.
 
     `last` fixes the last hop (a rendezvous). `guards` are preferred first hops; `blame` counts failures that named a relay, and the least
-    blamed are taken as long as there is a path of them; `not_last` are no last hops (they do not exit). Raises InvalidInput("BadHops"),
-    Refused("TooFewRelays" or "NoDiversePath"), CircuitFailed when `last` is not usable.
+    blamed are taken as long as there is a path of them; `not_last` are no last hops (they do not exit); `avoid` are no hops at all.
+    Raises InvalidInput("BadHops"), Refused("TooFewRelays" or "NoDiversePath"), CircuitFailed when `last` is not usable.
     """
     least = 1 if in_cluster else MIN_HOPS
     if not least <= hops <= MAX_HOPS:
         raise InvalidInput("BadHops", f"a circuit has {least} to {MAX_HOPS} hops, not {hops}")
-    usable = [entry for entry in directory if fresh(entry, now)]
+    usable = [entry for entry in directory if fresh(entry, now) and entry.node_id not in avoid]
     end = next((entry for entry in usable if entry.node_id == last), None)
     if last is not None and end is None:
         raise CircuitFailed("the meeting relay is not in the directory, or its heartbeat is old")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from veilpod.core.onion.cells import LAYERED, Command, Header, HeaderMask, parse_header, put_header
-from veilpod.core.onion.geometry import GEOMETRY, HEADER, MAX_HOPS, MESSAGE_HEADER, TAG, CellClass
+from veilpod.core.onion.geometry import GEOMETRY, HEADER, MAX_HOPS, MESSAGE_HEADER, SESSION_HEADER, TAG, CellClass
 from veilpod.core.onion.messages import (
     Create,
     Extend,
@@ -81,7 +81,7 @@ def test_one_message_fits_at_every_position_and_through_a_splice(cell_class, pos
     assert geometry.sealed(1) == geometry.body
     assert geometry.plain(position) + TAG == geometry.sealed(position)
     assert MESSAGE_HEADER + geometry.data_max <= geometry.plain(position)
-    assert MESSAGE_HEADER + geometry.inner_data_max + TAG == geometry.data_max
+    assert SESSION_HEADER + MESSAGE_HEADER + geometry.inner_data_max + TAG == geometry.data_max
 
 
 @given(st.sampled_from(list(RelayCommand)), st.binary(max_size=500), st.integers(0, 255), st.integers(0, 65535))

@@ -20,6 +20,7 @@ from veilpod.core.onion.layers import (
     relay_open,
     relay_seal,
 )
+from veilpod.core.onion.legs import Numbers
 from veilpod.core.onion.messages import RelayCommand, parse_message, put_message
 
 SMALL = GEOMETRY[CellClass.SMALL]
@@ -221,13 +222,15 @@ def test_an_end_to_end_message_fills_its_forward_message_and_cannot_be_altered(p
     seed = os.urandom(32)
     guest, host = HopKeys(seed), HopKeys(seed)
     area = memoryview(bytearray(b"\xaa" * SMALL.plain(max(position, 1))))
-    put_end_to_end(guest.forward, area, SMALL, RelayCommand.DATA, payload, flags=1, stream_id=9)
+    numbers = Numbers(number=7, newest=5, arrived=3)
+    put_end_to_end(guest.forward, area, SMALL, numbers, RelayCommand.DATA, payload, flags=1, stream_id=9)
     outer = parse_message(area)
     assert outer.command is RelayCommand.FORWARD
     assert len(outer.data) == SMALL.data_max
     assert not any(area[MESSAGE_HEADER + SMALL.data_max :])
     altered = memoryview(bytearray(outer.data))
-    inner = open_end_to_end(host.forward, outer.data)
+    told, inner = open_end_to_end(host.forward, outer.data)
+    assert told == numbers
     assert (bytes(inner.data), inner.flags, inner.stream_id) == (payload, 1, 9)
     altered[place] ^= flip
     with pytest.raises(TamperedError):

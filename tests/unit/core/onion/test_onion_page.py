@@ -149,9 +149,24 @@ def test_section_8_a_session_message():
     v = VECTORS["end_to_end"]
     seed = bytes.fromhex(v["seed"])
     assert v["session_id"] == expand(seed, b"session", 32).hex()
-    inner = sealed(seed, 0, 0, message(1, 0, 1, b"input", BODY - 152))
+    inner = sealed(seed, 0, 0, struct.pack(">III", 3, 2, 1) + message(1, 0, 1, b"input", BODY - 164))
     assert len(inner) == BODY - 136
     assert v["message"] == ends(message(21, 0, 0, inner, BODY - 48))
+
+
+def test_section_8_a_leg_joins_its_session():
+    v = VECTORS["end_to_end"]
+    session, leg = bytes.fromhex(v["session_id"]), expand(bytes.fromhex(v["leg_seed"]), b"session", 32)
+    key = expand(bytes.fromhex(v["seed"]), b"leg", 32)
+    assert v["link"] == (session + hmac.digest(key, b"veilpod-leg-1" + session + leg, "sha256")).hex()
+
+
+def test_section_8_places_to_meet_again():
+    v = VECTORS["places"]
+    key = hmac.digest(bytes.fromhex(v["cookie"]), b"veilpod-places-1" + bytes.fromhex(v["service_key"]), "sha256")
+    order = sorted(v["relays"], key=lambda relay: hmac.digest(key, b"relay" + relay.to_bytes(4, "big"), "sha256"))
+    cookies = [hmac.digest(key, b"cookie" + relay.to_bytes(4, "big"), "sha256")[:20].hex() for relay in order]
+    assert v["places"] == [{"relay": relay, "cookie": cookie} for relay, cookie in zip(order, cookies, strict=True)][:3]
 
 
 def test_section_9_a_report():
