@@ -63,7 +63,8 @@ def test_every_kind_feels_native(path: pathlib.Path):
     version = spec["versions"][0]
     assert spec["names"]["categories"] == ["veilpod"]
     assert len(spec["names"]["shortNames"]) == 1
-    assert version["subresources"] == {"status": {}}
+    scale = {"specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicaCount"}
+    assert version["subresources"] == {"status": {}} | ({"scale": scale} if path.stem == "onionrelays" else {})
     assert version["additionalPrinterColumns"][-1]["name"] == "Age"
     conditions = schema_of({"spec": spec})["properties"]["status"]["properties"]["conditions"]
     assert (conditions["x-kubernetes-list-type"], conditions["x-kubernetes-list-map-keys"]) == ("map", ["type"])
@@ -124,6 +125,6 @@ def test_an_operator_may_read_exactly_the_policies_that_there_are(cluster_releas
 def test_users_write_intent_and_never_what_an_operator_claims(cluster_release: Rendered):
     edit = cluster_release.one("ClusterRole", "veilpod-edit")
     assert edit["metadata"]["labels"]["rbac.authorization.k8s.io/aggregate-to-edit"] == "true"
-    assert [rule["resources"] for rule in edit["rules"]] == [["computetasks", "onionrelays", "datasets"]]
+    assert [rule["resources"] for rule in edit["rules"]] == [["computetasks", "onionrelays", "datasets"], ["onionrelays/scale"]]
     view = cluster_release.one("ClusterRole", "veilpod-view")
     assert {verb for rule in view["rules"] for verb in rule["verbs"]} == {"get", "list", "watch"}

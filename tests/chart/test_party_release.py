@@ -70,6 +70,15 @@ def test_the_requesters_operator_may_not_create_or_delete_what_users_write(helm:
     assert verbs == {"get", "list", "watch", "patch"}
 
 
+def test_a_relay_owners_operator_makes_addresses_pods_and_budgets_and_takes_away_only_the_first_two(helm: Helm):
+    rules = helm.render(party("relay")).one("Role", "north-operator")["rules"]
+    verbs = {resource: set(rule["verbs"]) for rule in rules for resource in rule["resources"]}
+    assert verbs["poddisruptionbudgets"] == {"create", "patch"}
+    assert verbs["services"] == {"get", "list", "create", "patch", "delete"}
+    assert verbs["deployments"] == {"get", "create", "patch", "delete"}
+    assert verbs["pods"] == {"get", "list", "watch"}
+
+
 def test_among_the_sandboxes_an_operator_writes_pods_and_nothing_else(helm: Helm):
     rules = helm.render(party("compute")).one("Role", "north-operator", FENCED)["rules"]
     writable = {resource for rule in rules for resource in rule["resources"] if set(rule["verbs"]) - {"get", "list", "watch"}}

@@ -84,6 +84,18 @@ def test_a_channels_newest_state_never_gives_way_to_an_older_one(make):
     assert status.patch(epoch=2, sequence=0) == ""
 
 
+def test_each_replica_counts_its_own_keys_upwards(make):
+    def replicas(*seen):
+        return [{"ordinal": n, "nodeId": node, "keyEpoch": epoch, "ready": "Serving", "registered": "Listed"} for n, node, epoch in seen]
+
+    status = make("OnionRelay", {"replicas": 2})
+    assert status.patch(replicas=replicas((0, 7, 3), (1, 8, 1))) == ""
+    assert "counted upwards" in status.patch(replicas=replicas((0, 7, 3), (1, 8, 0)))
+    assert status.patch(replicas=replicas((0, 9, 1), (1, 8, 2))) == ""  # a new pod is a new node
+    assert status.patch(replicas=replicas((0, 9, 1))) == ""  # one that left
+    assert "Duplicate value" in status.patch(replicas=replicas((0, 9, 1), (0, 9, 1)))
+
+
 def test_a_tasks_id_and_key_are_written_once(make):
     status = make("ComputeTask", SPEC)
     assert status.patch(taskId=TASK_ID, taskKey=ACCOUNTS[0]) == ""

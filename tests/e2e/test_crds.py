@@ -45,7 +45,31 @@ def test_data_stay_with_their_owners_custody_unless_somebody_writes_otherwise(cl
 def test_a_relay_of_no_words_has_a_port_a_bandwidth_and_registered_exits(cluster_release: Cluster):
     stored, _ = dry_run(cluster_release, manifest("OnionRelay", "north", {}))
     assert stored is not None
-    assert stored["spec"] == {"port": 9001, "exit": {"allow": "Registered"}, "bandwidth": "10Mi", "draining": False, "drainSeconds": 60}
+    assert stored["spec"] == {
+        "port": 9001,
+        "exit": {"allow": "Registered"},
+        "bandwidth": "10Mi",
+        "replicas": 1,
+        "draining": False,
+        "drainSeconds": 60,
+    }
+
+
+def test_a_relay_with_a_name_too_long_for_its_replicas_objects_has_one_only(cluster_release: Cluster):
+    name = "r" * 56
+    stored, refusal = dry_run(cluster_release, manifest("OnionRelay", name, {}))
+    assert stored is not None, refusal
+    stored, refusal = dry_run(cluster_release, manifest("OnionRelay", name, {"replicas": 2}))
+    assert stored is None
+    assert "at most 55 characters" in refusal
+
+
+def test_a_relay_is_scaled_within_its_bounds(make):
+    made = make("OnionRelay", {})
+    made.cluster.kubectl("scale", "/".join(made.target), "--replicas=16")
+    assert made.cluster.get(*made.target)["spec"]["replicas"] == 16
+    refused = made.cluster.run("scale", "/".join(made.target), "--replicas=0")
+    assert "greater than or equal to 1" in refused.stderr
 
 
 def test_a_class_denies_host_access_and_tries_the_metadata_service(cluster_release: Cluster):
@@ -147,6 +171,9 @@ def test_a_directory_cannot_be_an_input_of_the_same_server_as_a_file_in_it(clust
         ("SandboxClass", {"tier": "T3"}, 'supported values: "T0", "T1"'),
         ("OnionRelay", {"exit": {"allow": "Everywhere"}}, 'supported values: "Registered", "None"'),
         ("OnionRelay", {"bandwidth": "fast"}, "write bytes a second in whole units"),
+        ("OnionRelay", {"burst": "1Ki"}, "write bytes in whole units, between 64Ki"),
+        ("OnionRelay", {"replicas": 0}, "greater than or equal to 1"),
+        ("OnionRelay", {"replicas": 17}, "less than or equal to 16"),
         ("StateChannel", changed(CHANNEL, "b", ACCOUNTS[0].lower()), "swap a and b"),
         ("StateChannel", CHANNEL | {"a": ACCOUNTS[1], "b": ACCOUNTS[0]}, "swap a and b"),
         ("StateChannel", changed(CHANNEL, "deposit", "0.1"), "spec.deposit"),

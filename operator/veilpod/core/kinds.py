@@ -38,6 +38,7 @@ CONFIG_MAPS = Kind(group="", version="v1", plural="configmaps", name="ConfigMap"
 DEPLOYMENTS = Kind(group="apps", version="v1", plural="deployments", name="Deployment")
 STATEFUL_SETS = Kind(group="apps", version="v1", plural="statefulsets", name="StatefulSet")
 NETWORK_POLICIES = Kind(group="networking.k8s.io", version="v1", plural="networkpolicies", name="NetworkPolicy")
+POD_DISRUPTION_BUDGETS = Kind(group="policy", version="v1", plural="poddisruptionbudgets", name="PodDisruptionBudget")
 EVENTS = Kind(group="events.k8s.io", version="v1", plural="events", name="Event")
 ADMISSION_POLICIES = Kind(
     group="admissionregistration.k8s.io",

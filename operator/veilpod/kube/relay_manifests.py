@@ -1,7 +1,8 @@
-"""Manifests of one relay: a Deployment with one replica, and a Service that gives it a stable address. Pure builders.
+"""Manifests of one OnionRelay: for each replica a Deployment of one pod and a Service that gives it a stable address; one budget for all.
 
-The pod is restricted (Pod Security "restricted"), has a read-only root, no volume and no service account token: what it holds is in its
-memory. The Service has the link port only; the operator reaches the control port at the pod's own address.
+A replica is a relay of its own and shares nothing with the others: a Deployment of two pods would be two relays behind one address. The pod
+is restricted (Pod Security "restricted"), has a read-only root, no volume and no service account token: what it holds is in its memory.
+The Service has the link port only; the operator reaches the control port at the pod's own address. Pure builders.
 """
 
 from collections.abc import Mapping
@@ -9,56 +10,101 @@ from typing import Any
 
 CONTROL_PORT = 7443
 METRICS_PORT = 9090
-NAME_LABEL = "veilpod.dev/relay"
+NAME_LABEL = "veilpod.dev/relay"  # one replica
+SET_LABEL = "veilpod.dev/onionrelay"  # all replicas of one OnionRelay
+ORDINAL_LABEL = "veilpod.dev/ordinal"
 
 
-def labels(*, release: str, relay: str) -> dict[str, str]:
-    """Labels of everything that belongs to a relay; the network policies select by them."""
+def labels(*, release: str, relay: str, ordinal: int) -> dict[str, str]:
+    """Labels of everything that belongs to a replica; the network policies select by them."""
     return {
         "app.kubernetes.io/name": "veilpod",
         "app.kubernetes.io/instance": release,
         "app.kubernetes.io/component": "relay",
         "app.kubernetes.io/managed-by": "veilpod",
         "veilpod.dev/component": "relay",
-        NAME_LABEL: relay,
+        NAME_LABEL: _replica(relay, ordinal),
+        SET_LABEL: relay,
+        ORDINAL_LABEL: str(ordinal),
     }
 
 
-def object_name(relay: str) -> str:
-    """Name of a relay's Deployment and Service."""
-    return f"relay-{relay}"
+def set_selector(*, release: str, relay: str) -> dict[str, str]:
+    """What selects all replicas of an OnionRelay."""
+    return {"app.kubernetes.io/instance": release, SET_LABEL: relay}
 
 
-def service(owner: Mapping[str, Any], *, release: str, port: int) -> dict[str, Any]:
-    """The stable address of a relay's links."""
+def object_name(relay: str, ordinal: int) -> str:
+    """Name of a replica's Deployment and Service: relay-x, relay1-x. With the number behind, x's second one would be x-1's first."""
+    return f"relay{ordinal or ''}-{relay}"
+
+
+def service(owner: Mapping[str, Any], ordinal: int, *, release: str, port: int) -> dict[str, Any]:
+    """The stable address of a replica's links."""
     return {
-        "metadata": _metadata(owner, release),
+        "metadata": _metadata(owner, release, ordinal),
         "spec": {
             "type": "ClusterIP",
-            "selector": {"app.kubernetes.io/instance": release, NAME_LABEL: owner["metadata"]["name"]},
+            "selector": _selector(owner, release, ordinal),
             "ports": [{"name": "links", "protocol": "TCP", "port": port, "targetPort": "links"}],
         },
     }
 
 
+def budget(owner: Mapping[str, Any], *, release: str) -> dict[str, Any]:
+    """Let whoever drains a node evict one replica at a time.
+
+    A single replica may be evicted as well: none allowed would block `kubectl drain` until a person came, and an evicted pod does not cut
+    its circuits, it drains for `drainSeconds`. One that does not serve holds nothing up: it has nobody to wait for.
+    """
+    relay = owner["metadata"]["name"]
+    return {
+        "metadata": _metadata(owner, release, 0),
+        "spec": {
+            "maxUnavailable": 1,
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+            "selector": {"matchLabels": set_selector(release=release, relay=relay)},
+        },
+    }
+
+
 def deployment(
-    owner: Mapping[str, Any], *, release: str, image: str, port: int, bandwidth: int, drain: int, operator_cert: str, log_level: str
+    owner: Mapping[str, Any],
+    ordinal: int,
+    *,
+    release: str,
+    image: str,
+    port: int,
+    bandwidth: int,
+    burst: int,
+    drain: int,
+    operator_cert: str,
+    log_level: str,
 ) -> dict[str, Any]:
-    """The relay's pod. `operator_cert` is the control certificate, DER in base64; it is no secret.
+    """A replica's pod. `operator_cert` is the control certificate, DER in base64; it is no secret.
 
     Whoever ends the pod (a drained node, an eviction, a rollout) waits `drain` seconds at most for its circuits.
     """
-    name = owner["metadata"]["name"]
+    args = [
+        f"--listen=0.0.0.0:{port}",
+        f"--control=0.0.0.0:{CONTROL_PORT}",
+        f"--metrics=0.0.0.0:{METRICS_PORT}",
+        f"--bandwidth={bandwidth}",
+        f"--burst={burst}",
+        f"--drain-seconds={drain}",
+        f"--operator-cert={operator_cert}",
+        f"--log-level={log_level}",
+    ]
     return {
-        "metadata": _metadata(owner, release),
+        "metadata": _metadata(owner, release, ordinal),
         "spec": {
             "replicas": 1,
             # Two pods would be two relays behind one address; an old one has to be gone first.
             "strategy": {"type": "Recreate"},
             "revisionHistoryLimit": 1,
-            "selector": {"matchLabels": {"app.kubernetes.io/instance": release, NAME_LABEL: name}},
+            "selector": {"matchLabels": _selector(owner, release, ordinal)},
             "template": {
-                "metadata": {"labels": labels(release=release, relay=name)},
+                "metadata": {"labels": labels(release=release, relay=owner["metadata"]["name"], ordinal=ordinal)},
                 "spec": {
                     "automountServiceAccountToken": False,
                     "enableServiceLinks": False,
@@ -69,26 +115,18 @@ def deployment(
                         "runAsGroup": 65532,
                         "seccompProfile": {"type": "RuntimeDefault"},
                     },
-                    "containers": [_container(image, port, bandwidth, drain, operator_cert, log_level)],
+                    "containers": [_container(image, port, args)],
                 },
             },
         },
     }
 
 
-def _container(image: str, port: int, bandwidth: int, drain: int, operator_cert: str, log_level: str) -> dict[str, Any]:
+def _container(image: str, port: int, args: list[str]) -> dict[str, Any]:
     return {
         "name": "relay",
         "image": image,
-        "args": [
-            f"--listen=0.0.0.0:{port}",
-            f"--control=0.0.0.0:{CONTROL_PORT}",
-            f"--metrics=0.0.0.0:{METRICS_PORT}",
-            f"--bandwidth={bandwidth}",
-            f"--drain-seconds={drain}",
-            f"--operator-cert={operator_cert}",
-            f"--log-level={log_level}",
-        ],
+        "args": args,
         "ports": [
             {"name": "links", "containerPort": port, "protocol": "TCP"},
             {"name": "control", "containerPort": CONTROL_PORT, "protocol": "TCP"},
@@ -96,17 +134,27 @@ def _container(image: str, port: int, bandwidth: int, drain: int, operator_cert:
         ],
         "securityContext": {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}},
         "resources": {"requests": {"cpu": "50m", "memory": "96Mi"}, "limits": {"memory": "512Mi"}},
-        "readinessProbe": {"tcpSocket": {"port": "links"}, "periodSeconds": 5},
+        # Ready once its operator has listed it: before that nobody can use it, and the budget lets no other replica go.
+        "readinessProbe": {"httpGet": {"path": "/readyz", "port": "metrics"}, "periodSeconds": 5},
         "livenessProbe": {"tcpSocket": {"port": "links"}, "periodSeconds": 20, "failureThreshold": 3},
     }
 
 
-def _metadata(owner: Mapping[str, Any], release: str) -> dict[str, Any]:
+def _replica(relay: str, ordinal: int) -> str:
+    """A replica's own word in labels; no name has an underscore, so it is no other relay's."""
+    return f"{relay}_{ordinal}" if ordinal else relay
+
+
+def _selector(owner: Mapping[str, Any], release: str, ordinal: int) -> dict[str, str]:
+    return {"app.kubernetes.io/instance": release, NAME_LABEL: _replica(owner["metadata"]["name"], ordinal)}
+
+
+def _metadata(owner: Mapping[str, Any], release: str, ordinal: int) -> dict[str, Any]:
     metadata = owner["metadata"]
     return {
-        "name": object_name(metadata["name"]),
+        "name": object_name(metadata["name"], ordinal),
         "namespace": metadata["namespace"],
-        "labels": labels(release=release, relay=metadata["name"]),
+        "labels": labels(release=release, relay=metadata["name"], ordinal=ordinal),
         "ownerReferences": [
             {
                 "apiVersion": "veilpod.dev/v1alpha1",

@@ -16,14 +16,17 @@ class Reader(Protocol):
 
 
 class Budget:
-    """Bytes queued by, and brought in over, all links that joined. `rate` is in bytes a second, 0 for no bound."""
+    """Bytes queued by, and brought in over, all links that joined.
 
-    def __init__(self, limit: int = 256 << 20, *, rate: int = 0) -> None:
+    `rate` is in bytes a second, 0 for no bound; `burst` is what may come at once after a pause, 0 for one second's worth.
+    """
+
+    def __init__(self, limit: int = 256 << 20, *, rate: int = 0, burst: int = 0) -> None:
         self.used = 0
-        self._limit, self._rate = limit, rate
+        self._limit, self._rate, self._burst = limit, rate, burst or rate
         self._links: dict[Reader, None] = {}  # in the order in which they came
         self._full = False
-        self._tokens = float(rate)
+        self._tokens = float(self._burst)
         self._refilled = 0.0
         self._pause: asyncio.TimerHandle | None = None
 
@@ -57,14 +60,14 @@ class Budget:
             self._release()
 
     def received(self, size: int) -> None:
-        """Bytes came in: over the rate, everybody waits until a tenth of a second's worth is there again."""
+        """Bytes came in: over the rate, everybody waits until a tenth of a second's worth, or the burst, is there again."""
         if not self._rate:
             return
         now = asyncio.get_running_loop().time()
-        self._tokens = min(self._rate, self._tokens + (now - self._refilled) * self._rate) - size
+        self._tokens = min(self._burst, self._tokens + (now - self._refilled) * self._rate) - size
         self._refilled = now
         if self._tokens < 0 and self._pause is None:
-            wait = 0.1 - self._tokens / self._rate
+            wait = (min(self._rate / 10, self._burst) - self._tokens) / self._rate
             self._pause = asyncio.get_running_loop().call_later(wait, self._refill)
             self._hold()
 

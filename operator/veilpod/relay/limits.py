@@ -23,6 +23,7 @@ class Limits:
     queued_bytes: int = 192 << 20
     unread_bytes: int = 64 << 20  # at all exits together, for services that do not read
     bandwidth: int = 0  # bytes a second over all links, 0 for no bound
+    burst: int = 0  # bytes at once after a pause, 0 for one second's worth
 
 
 RELAY_FACTOR = 20

@@ -42,6 +42,8 @@ def _response(request: bytes, relay: Relay) -> bytes:
     path = request.split(b" ", 2)[1] if request.startswith(b"GET ") else b""
     if path == b"/metrics":
         status, body = "200 OK", render(relay)
+    elif path == b"/readyz" and not relay.informed:
+        status, body = "503 Service Unavailable", b"not listed yet\n"
     elif path in (b"/healthz", b"/readyz"):
         status, body = "200 OK", b"ok\n"
     else:

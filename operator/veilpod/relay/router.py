@@ -45,6 +45,7 @@ class Relay:
         self.counters: collections.Counter[str] = collections.Counter()
         self.circuits: set[RelayCircuit] = set()
         self.links: set[Link] = set()
+        self.informed = False  # by its operator, who does so when it has listed the relay
         self._directory: dict[int, RelayEntry] = {}
         self._identities: frozenset[bytes] = frozenset()
         self._cookies: dict[bytes, RelayCircuit] = {}
@@ -52,7 +53,7 @@ class Relay:
         rate = self.limits.all_creates_per_second
         self._all_creates = Bucket(rate=rate, burst=int(2 * rate), clock=asyncio.get_running_loop().time)
         self._scratch = {kind: memoryview(bytearray(geometry.cell)) for kind, geometry in GEOMETRY.items()}
-        self._budget = Budget(self.limits.queued_bytes, rate=self.limits.bandwidth)
+        self._budget = Budget(self.limits.queued_bytes, rate=self.limits.bandwidth, burst=self.limits.burst)
         self._pool = LinkPool(self, identity=self.keys.identity, budget=self._budget)
         self._unread = Hold(self.limits.unread_bytes)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -75,6 +76,7 @@ class Relay:
         """Take the operator's directory: the only relays that are dialled."""
         self._directory = {entry.node_id: entry for entry in entries if entry.identity_key != self.keys.identity_public}
         self._identities = frozenset(entry.identity_key for entry in self._directory.values())
+        self.informed = True
 
     async def drain(self, seconds: float) -> None:
         """Take no new circuits and wait so long for those that are there to end by themselves."""

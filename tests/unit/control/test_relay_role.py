@@ -20,7 +20,7 @@ from veilpod.control.tasks import Tasks
 from veilpod.core.entities import ChainEvent, Node, NodeStatus, Role
 from veilpod.core.ids import NodeId
 from veilpod.core.keys import SigningKey, node_keys
-from veilpod.core.kinds import DEPLOYMENTS, ONION_RELAYS, PODS, SERVICES
+from veilpod.core.kinds import DEPLOYMENTS, ONION_RELAYS, POD_DISRUPTION_BUDGETS, PODS, SERVICES
 from veilpod.core.onion.directory import RelayEntry
 from veilpod.errors import ChainUnavailable, InvalidInput, PeerUnavailable, Refused
 from veilpod.kube import relay_manifests
@@ -35,15 +35,26 @@ KEY = Key(kind="onionrelays", name="alpha")
 
 
 class Cluster(MemoryCluster):
-    """With server-side apply; a Service gets an address."""
+    """With server-side apply and deletion; each Service gets an address."""
 
     async def apply(self, kind, body, *, namespace=None):
         name = body["metadata"]["name"]
         fresh = copy.deepcopy(dict(body))
+        fresh["metadata"]["uid"] = f"{kind.plural}-{name}"
         if kind is SERVICES:
-            fresh["spec"]["clusterIP"] = "10.96.0.7"
+            fresh["spec"]["clusterIP"] = f"10.96.0.{7 + int(fresh['metadata']['labels'][relay_manifests.ORDINAL_LABEL])}"
         self.objects[kind.plural, name] = fresh
         return self._touched(fresh)
+
+    async def delete(self, kind, name, *, uid, namespace=None, resource_version=None):
+        assert self.objects[kind.plural, name]["metadata"]["uid"] == uid
+        del self.objects[kind.plural, name]
+        return True
+
+    async def watch(self, kind, *, namespace=None, labels=None):
+        for body in await self.list_all(kind, namespace=namespace, labels=labels):
+            yield "LISTED", body
+        await asyncio.Event().wait()
 
 
 class Chain(MemoryChain):
@@ -65,6 +76,7 @@ class World:
     def __init__(self, tasks: Tasks) -> None:
         self.cluster, self.chain = Cluster("relays"), Chain(OWNER.address)
         self.ports: dict[str, int] = {}
+        self.woken: asyncio.Queue[Key] = asyncio.Queue()
         self.context = Context(
             config=config.parse(
                 {
@@ -83,7 +95,7 @@ class World:
             events=EventRecorder(self.cluster, instance="test", clock=time.time),
             metrics=Metrics(),
             tasks=tasks,
-            enqueue=lambda key: None,
+            enqueue=self.woken.put_nowait,
         )  # fmt: skip
         self.now = float(NOW)
         self.role = RelayRole(self.context)
@@ -92,10 +104,11 @@ class World:
     def apply(self, **spec) -> None:
         self.cluster.put(ONION_RELAYS, "alpha", spec={"port": 9001} | spec)
 
-    async def pod(self, number: int) -> Relay:
-        """The Deployment's pod: a relay with its control stream."""
-        for name in [name for plural, name in self.cluster.objects if plural == PODS.plural]:
-            del self.cluster.objects[PODS.plural, name]
+    async def pod(self, number: int, *, ordinal: int = 0) -> Relay:
+        """The pod of a replica's Deployment: a relay with its control stream."""
+        labels = relay_manifests.labels(release="north", relay="alpha", ordinal=ordinal)
+        for old in await self.cluster.list_all(PODS, labels=labels):
+            del self.cluster.objects[PODS.plural, old["metadata"]["name"]]
         relay = Relay()
         server = ControlServer(control_certificate(self.context.node_keys.control), Commands(relay).handlers())
         task = asyncio.get_running_loop().create_task(server.serve("127.0.0.1", 0))
@@ -103,7 +116,6 @@ class World:
         await server.listening.wait()
         address = f"10.1.0.{number}"
         self.ports[address] = server.port
-        labels = relay_manifests.labels(release="north", relay="alpha")
         self.cluster.put(PODS, f"alpha-{number}", metadata={"labels": labels}, status={"phase": "Running", "podIP": address})
         return relay
 
@@ -120,6 +132,16 @@ class World:
     def condition(self, kind: str) -> tuple[str, str]:
         found = next(item for item in self.status["conditions"] if item["type"] == kind)
         return found["status"], found["reason"]
+
+    def named(self, name: str) -> set[str]:
+        """The kinds of the objects of this name."""
+        return {plural for plural, found in self.cluster.objects if found == name}
+
+    def replica(self, ordinal: int) -> dict:
+        return next(item for item in self.status["replicas"] if item["ordinal"] == ordinal)
+
+    def scale(self, replicas: int) -> None:
+        self.cluster.objects["onionrelays", "alpha"]["spec"]["replicas"] = replicas
 
     def live(self) -> list[Node]:
         return [node for node in self.chain.nodes.values() if node.status is not NodeStatus.RETIRED]
@@ -145,7 +167,7 @@ async def test_a_relay_gets_its_pod_its_address_and_its_place_in_the_directory(w
     world.apply()
     assert await world.role.reconcile(KEY) is not None
     assert world.condition("Ready") == ("False", "PodPending")
-    assert {plural for plural, name in world.cluster.objects if name == "relay-alpha"} == {DEPLOYMENTS.plural, SERVICES.plural}
+    assert world.named("relay-alpha") == {DEPLOYMENTS.plural, SERVICES.plural, POD_DISRUPTION_BUDGETS.plural}
     relay = await world.pod(1)
     await world.role.reconcile(KEY)
     (node,) = world.live()
@@ -365,23 +387,150 @@ async def test_every_relay_is_looked_at_again_when_the_registry_changes(world):
     assert list(world.role.interested(dataclasses.replace(event, contract="TaskScheduler"))) == []
 
 
-def test_the_pod_is_restricted_and_holds_no_secret():
-    owner = {"metadata": {"name": "alpha", "namespace": "relays", "uid": "u"}}
-    body = relay_manifests.deployment(
-        owner, release="north", image="relay@sha256:00", port=9001, bandwidth=1, drain=60, operator_cert="Y2VydA==", log_level="INFO"
-    )
-    pod = body["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    assert pod["automountServiceAccountToken"] is False
-    assert "volumes" not in pod
-    assert "env" not in container
-    assert pod["securityContext"]["runAsNonRoot"] is True
-    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert container["securityContext"] == {
-        "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
-    }  # fmt: skip
-    assert body["spec"]["selector"]["matchLabels"].items() <= body["spec"]["template"]["metadata"]["labels"].items()
-    service = relay_manifests.service(owner, release="north", port=9001)
-    assert [port["port"] for port in service["spec"]["ports"]] == [9001]  # neither control nor metrics
-    assert service["spec"]["selector"].items() <= body["spec"]["template"]["metadata"]["labels"].items()
-    assert service["metadata"]["ownerReferences"][0]["uid"] == "u"
+# -- replicas
+
+
+async def two(world: World) -> tuple[Relay, Relay]:
+    """An OnionRelay of two replicas that serve."""
+    world.apply(replicas=2)
+    relays = await world.pod(1), await world.pod(2, ordinal=1)
+    await world.role.reconcile(KEY)
+    return relays
+
+
+async def test_a_pod_that_comes_or_goes_is_looked_at_without_waiting(world):
+    await world.pod(1, ordinal=3)
+    await world.role.start()
+    assert await asyncio.wait_for(world.woken.get(), 10) == KEY
+
+
+async def test_each_replica_is_a_relay_of_its_own(world):
+    relays = await two(world)
+    nodes = world.live()
+    assert [node.identity_key for node in nodes] == [relay.keys.identity_public for relay in relays]
+    assert [node.endpoint for node in nodes] == ["10.96.0.7:9001", "10.96.0.8:9001"]
+    assert len({node.onion_key for node in nodes}) == 2
+    assert world.named("relay1-alpha") == {DEPLOYMENTS.plural, SERVICES.plural}
+    assert world.status["replicas"] == [
+        {"ordinal": ordinal, "nodeId": node.id, "keyEpoch": 1, "ready": "Serving", "registered": "Listed"}
+        for ordinal, node in enumerate(nodes)
+    ]
+    assert (world.status["nodeId"], world.status["replicaCount"], world.status["readyReplicas"]) == (nodes[0].id, 2, 2)
+    assert world.status["phase"] == "Serving"
+
+
+async def test_scaling_up_leaves_the_replica_that_is_there_alone(world):
+    world.apply()
+    await world.pod(1)
+    await world.role.reconcile(KEY)
+    (first,) = world.live()
+    world.scale(2)
+    await world.role.reconcile(KEY)
+    assert world.live() == [first]
+    assert world.condition("Ready") == ("False", "PodPending")  # not as many as wanted
+    assert world.status["readyReplicas"] == 1
+    await world.pod(2, ordinal=1)
+    await world.role.reconcile(KEY)
+    assert world.live()[0] == first
+    assert len(world.live()) == 2
+    assert world.condition("Ready") == ("True", "Serving")
+
+
+async def test_scaling_down_drains_the_last_replica_then_retires_it_then_takes_it_away(world):
+    stays, goes = await two(world)
+    stays.circuits.add("somebody's")
+    goes.circuits.add("somebody's")
+    world.scale(1)
+    assert await world.role.reconcile(KEY) < 10
+    assert (stays.draining, goes.draining) == (False, True)
+    assert [node.status for node in world.live()] == [NodeStatus.ACTIVE, NodeStatus.DRAINING]
+    assert world.named("relay1-alpha") == {DEPLOYMENTS.plural, SERVICES.plural}
+    assert world.replica(1)["ready"] == "Draining"
+    assert "leavingSince" in world.replica(1)
+    assert world.condition("Ready") == ("True", "Serving")  # those that are to stay
+    goes.circuits.clear()
+    await world.role.reconcile(KEY)
+    assert [node.status for node in world.chain.nodes.values()] == [NodeStatus.ACTIVE, NodeStatus.RETIRED]
+    assert world.named("relay1-alpha") == set()
+    assert [item["ordinal"] for item in world.status["replicas"]] == [0]
+    assert len(world.named("relay-alpha")) == 3
+
+
+async def test_a_leaving_replica_waits_no_longer_than_it_may_whoever_looks(world):
+    _, goes = await two(world)
+    goes.circuits.add("somebody's")
+    world.scale(1)
+    await world.role.reconcile(KEY)
+    await world.role.stop()
+    world.role = RelayRole(world.context)  # another operator: the time is in the status
+    world.now += 59
+    await world.role.reconcile(KEY)
+    assert len(world.live()) == 2
+    world.now += 1
+    await world.role.reconcile(KEY)
+    assert len(world.live()) == 1
+
+
+async def test_a_leaving_replica_that_is_wanted_again_serves_on_with_its_keys(world):
+    _, relay = await two(world)
+    relay.circuits.add("somebody's")
+    before = world.live()
+    world.scale(1)
+    await world.role.reconcile(KEY)
+    world.scale(2)
+    await world.role.reconcile(KEY)
+    assert not relay.draining
+    assert world.live() == before
+    assert "leavingSince" not in world.replica(1)
+
+
+async def test_a_replica_is_not_forgotten_before_it_is_retired_on_chain(world):
+    await two(world)
+    world.scale(1)
+    world.chain.down = True
+    with pytest.raises(ChainUnavailable):
+        await world.role.reconcile(KEY)
+    assert world.named("relay1-alpha") == {DEPLOYMENTS.plural, SERVICES.plural}
+    world.chain.down = False
+    await world.role.reconcile(KEY)
+    assert len(world.live()) == 1
+    assert world.named("relay1-alpha") == set()
+
+
+async def test_a_replica_that_no_status_knows_is_found_by_its_address(world):
+    await two(world)
+    world.scale(1)
+    world.cluster.objects["onionrelays", "alpha"]["status"]["replicas"].pop()
+    await world.role.reconcile(KEY)
+    assert len(world.live()) == 1
+    assert world.named("relay1-alpha") == set()
+
+
+async def test_a_silent_replica_holds_up_no_other_and_is_named(world):
+    await two(world)
+    await world.pod(3, ordinal=1)
+    del world.ports["10.1.0.3"]
+    world.chain.time += 600
+    with pytest.raises(PeerUnavailable):
+        await world.role.reconcile(KEY)
+    assert [node.updated_at for node in world.live()] == [NOW + 600, NOW]
+    assert (world.replica(0)["ready"], world.replica(1)["ready"]) == ("Serving", "RelayUnavailable")
+    ready = next(item for item in world.status["conditions"] if item["type"] == "Ready")
+    assert (ready["status"], ready["message"]) == ("Unknown", "replica 1: the relay does not answer its operator")
+
+
+async def test_a_deleted_relay_goes_when_its_last_replica_has_gone(world):
+    relays = await two(world)
+    for relay in relays:
+        relay.circuits.add("somebody's")
+    world.cluster.ask_deletion(ONION_RELAYS, "alpha")
+    await world.role.reconcile(KEY)
+    assert [node.status for node in world.live()] == [NodeStatus.DRAINING, NodeStatus.DRAINING]
+    relays[0].circuits.clear()
+    await world.role.reconcile(KEY)
+    assert len(world.live()) == 1
+    assert ("onionrelays", "alpha") in world.cluster.objects
+    relays[1].circuits.clear()
+    assert await world.role.reconcile(KEY) is None
+    assert world.live() == []
+    assert ("onionrelays", "alpha") not in world.cluster.objects

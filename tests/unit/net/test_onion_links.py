@@ -232,6 +232,26 @@ async def test_over_the_rate_everybody_waits_for_a_moment():
     budget.take(0)
 
 
+async def test_after_a_pause_a_burst_of_more_than_a_second_is_carried_at_once():
+    budget, link = Budget(rate=1000, burst=5000), Paused()
+    budget.join(link)
+    budget.received(4900)
+    assert not link.paused
+    budget.received(200)
+    assert link.paused
+    await until(lambda: not link.paused)
+
+
+async def test_a_burst_of_little_costs_no_rate():
+    budget, link = Budget(rate=100_000, burst=100), Paused()
+    budget.join(link)
+    start = asyncio.get_running_loop().time()
+    for _ in range(100):
+        budget.received(200)
+        await until(lambda: not link.paused)
+    assert asyncio.get_running_loop().time() - start < 5  # a fifth of a second's worth of bytes, not a tenth for each
+
+
 @pytest.mark.parametrize("cell_class", list(CellClass))
 async def test_a_client_that_takes_nothing_holds_one_window_at_its_guard(cell_class):
     async def flood(reader, writer):

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import urllib.error
 import urllib.request
 
 import pytest
@@ -82,6 +83,20 @@ async def write_for_ever(stream: MuxStream, data: bytes) -> None:
     async with asyncio.timeout(60):
         while True:
             await stream.write(data)
+
+
+async def test_a_relay_is_ready_once_its_operator_has_informed_it():
+    def probe(port: int) -> int:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as response:
+                return response.status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    async with processes(1) as (relay,):
+        assert await asyncio.to_thread(probe, relay.metrics) == 503
+        await relay.link.call("directory", directory=[])
+        assert await asyncio.to_thread(probe, relay.metrics) == 200
 
 
 def scrape(port: int) -> str:

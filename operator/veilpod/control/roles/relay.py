@@ -1,39 +1,24 @@
-"""The relay owner's role: for each OnionRelay a pod, a stable address, and an entry of the directory on chain that tells the truth.
+"""The relay owner's role: for each OnionRelay its replicas, each a relay of its own, and an entry of the directory on chain for each.
 
-Level-triggered: each reconciliation applies the manifests, asks the running relay for its public keys over the control stream, takes the
-registry one step at a time to where it should be (core.onion.registration), and hands the relay what it may dial and exit to. A relay's
-keys die with its pod; the next pod is a new node and the old one is retired. When an OnionRelay is deleted it drains: its circuits end
-by themselves, or its time is up; then its nodes are retired on chain, and only then the pod goes. Paper step 0 for onion routers, and
-what step 5 stands on.
+Level-triggered: each reconciliation takes every replica that should be to where it should be (control.relay_replica), lets the others end,
+and tells in the status what it saw. Replicas of one OnionRelay have one owner, so no circuit has two of them: they add capacity, not
+diversity. When an OnionRelay is deleted all its replicas leave in the same way, and then it goes. Paper step 0 for onion routers, and what
+step 5 stands on.
 """
 
 import asyncio
-import base64
-import datetime
-import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from veilpod.control.context import Context
-from veilpod.control.directory import relay_directory
-from veilpod.control.relay_link import RelayLink
+from veilpod.control.relay_replica import RelayReplica, Seen, owned_by
 from veilpod.control.role import Key
-from veilpod.core.entities import ChainEvent, Node, NodeStatus
-from veilpod.core.entities import Role as NodeRole
-from veilpod.core.kinds import DEPLOYMENTS, ONION_RELAYS, PODS, SERVICES
-from veilpod.core.onion import registration
-from veilpod.core.onion.directory import exit_endpoints, spell_endpoint
-from veilpod.core.onion.registration import Heartbeat, Move, Register, Retire, Rotate, Running, SetStatus, Step
-from veilpod.core.onion.relay_status import Claim, status_of
-from veilpod.core.task.manifest import to_bytes
-from veilpod.errors import ChainUnavailable, PeerUnavailable, Refused
+from veilpod.core.entities import ChainEvent
+from veilpod.core.kinds import ONION_RELAYS, POD_DISRUPTION_BUDGETS, PODS, SERVICES
+from veilpod.core.onion.relay_status import Replica, replicas_of, status_of
 from veilpod.kube import relay_manifests
-from veilpod.net.control_tls import control_certificate
 
-log = logging.getLogger(__name__)
 FINALIZER = "veilpod.dev/relay"
-_STEPS = 12
-_SHOWN_SECONDS = 0.5
 _SOON, _LATER = 3.0, 60.0
 
 
@@ -50,13 +35,14 @@ class RelayRole:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._links: dict[str, RelayLink] = {}
+        self._replicas: dict[str, dict[int, RelayReplica]] = {}  # by OnionRelay and ordinal
         self._names: set[str] = set()
 
-    async def start(self) -> None: ...
+    async def start(self) -> None:
+        self._context.tasks.start("relay.pods", self._watch_pods)
 
     async def stop(self) -> None:
-        for name in list(self._links):
+        for name in list(self._replicas):
             await self._drop(name)
 
     def interested(self, event: ChainEvent) -> Iterable[Key]:
@@ -83,159 +69,58 @@ class RelayRole:
             relay = await self._set_finalizers(relay, [*finalizers, FINALIZER]) or relay
         return await self._serve(relay)
 
-    # --- serving
+    async def _watch_pods(self) -> None:
+        """Look again when a pod changes: a new pod is in the directory as soon as it runs."""
+        config = self._context.config
+        labels = {"app.kubernetes.io/instance": config.release, "veilpod.dev/component": "relay"}
+        async for _, pod in self._context.cluster.watch(PODS, namespace=config.namespace, labels=labels):
+            if name := pod["metadata"]["labels"].get(relay_manifests.SET_LABEL):
+                self._context.enqueue(Key(kind=ONION_RELAYS.plural, name=name))
 
     async def _serve(self, relay: dict[str, Any]) -> float:
-        endpoint = await self._apply(relay)
-        try:
-            link = await self._link(relay)
-            if link is None:
-                await self._report(relay, ready=Claim(status="False", reason="PodPending", message="the relay's pod is not running yet"))
-                return _SOON
-            draining = bool(relay["spec"].get("draining", False))
-            running = await link.running(endpoint=endpoint, draining=draining, now=self._context.clock())
-            entry = await self._register(link, running)
-            await self._inform(relay, link)
-        except PeerUnavailable:
-            await self._drop(relay["metadata"]["name"])
-            silent = Claim(status="Unknown", reason="RelayUnavailable", message="the relay does not answer its operator")
-            await self._report(relay, ready=silent)
-            raise
-        except ChainUnavailable:
-            silent = Claim(status="Unknown", reason="ChainUnavailable", message="the chain did not answer")
-            await self._report(relay, registered=silent)
-            raise
-        await self._report(relay, ready=_ready(running), registered=_registered(entry), entry=entry)
-        return _LATER if entry is not None else _SOON
-
-    async def _apply(self, relay: dict[str, Any]) -> str:
-        """Apply the manifests. Returns the relay's endpoint."""
-        config, namespace, port = self._context.config, relay["metadata"]["namespace"], _port(relay)
-        image = config.images.get("relay")
-        if not image:
-            raise Refused("NoRelayImage", "set images.relay in the operator's configuration")
-        deployment = relay_manifests.deployment(
-            relay,
-            release=config.release,
-            image=image,
-            port=port,
-            bandwidth=to_bytes(relay["spec"].get("bandwidth", "10Mi")),
-            drain=_drain_seconds(relay),
-            operator_cert=base64.b64encode(control_certificate(self._context.node_keys.control)).decode(),
-            log_level=config.log_level,
-        )
-        service = relay_manifests.service(relay, release=config.release, port=port)
-        await self._context.cluster.apply(DEPLOYMENTS, deployment, namespace=namespace)
-        applied = await self._context.cluster.apply(SERVICES, service, namespace=namespace)
-        return spell_endpoint(applied["spec"]["clusterIP"], port)
-
-    async def _link(self, relay: dict[str, Any]) -> RelayLink | None:
-        """The control link to the relay's one running pod; None while there is none."""
-        name = relay["metadata"]["name"]
-        labels = relay_manifests.labels(release=self._context.config.release, relay=name)
-        found = await self._context.cluster.list_all(PODS, namespace=relay["metadata"]["namespace"], labels=labels)
-        live = [item for item in found if "deletionTimestamp" not in item["metadata"] and item.get("status", {}).get("phase") == "Running"]
-        if len(live) != 1 or not live[0]["status"].get("podIP"):
-            return None
-        uid, known = live[0]["metadata"]["uid"], self._links.get(name)
-        if known is not None and known.pod_uid == uid:
-            return known
-        await self._drop(name)
-        try:
-            link = await self._context.connect(live[0]["status"]["podIP"], relay_manifests.CONTROL_PORT)
-        except Refused as error:
-            raise PeerUnavailable(f"the relay refuses its operator: {error}") from error
-        self._links[name] = RelayLink(link, pod_uid=uid, now=self._context.clock())
-        return self._links[name]
-
-    async def _register(self, link: RelayLink, running: Running) -> Node | None:
-        """Take the registry to where it should be. Returns the relay's node once it is there."""
-        reader, writer = self._context.reader, self._context.writer
-        last: Step | None = None
-        for _ in range(_STEPS):
-            mine = registration.own_relays(await reader.directory(NodeRole.RELAY), writer.address)
-            step = registration.next_step(mine, running, now=await reader.now())
-            if step is None:
-                return registration.entry_of(mine, running)
-            if step == last:
-                # Done, but the reader does not show it yet; doing it again would register twice.
-                await asyncio.sleep(_SHOWN_SECONDS)
-                continue
-            await self._do(step, link, running)
-            last = step
-            log.info("relay.directory_changed", extra={"step": type(step).__name__})
-        return None
-
-    async def _do(self, step: Step, link: RelayLink, running: Running) -> None:
-        writer = self._context.writer
-        match step:
-            case Retire(node):
-                await writer.set_status(node, NodeStatus.RETIRED)
-            case Register():
-                await writer.register(
-                    roles=NodeRole.RELAY,
-                    capacity=0,
-                    identity_key=running.identity_key,
-                    onion_key=running.onion_key,
-                    endpoint=running.endpoint,
-                    proof=await self._prove(link, running, 1),
-                )
-            case Rotate(node, key_epoch):
-                await writer.rotate_key(node, onion_key=running.onion_key, proof=await self._prove(link, running, key_epoch))
-            case Move(node):
-                await writer.set_endpoint(node, running.endpoint)
-            case SetStatus(node, status):
-                await writer.set_status(node, status)
-            case Heartbeat(node):
-                await writer.heartbeat(node)
-
-    async def _prove(self, link: RelayLink, running: Running, key_epoch: int) -> bytes:
-        chain, owner = self._context.config.chain, self._context.writer.address
-        return await link.prove(running.onion_key, owner=owner, key_epoch=key_epoch, registry=chain.registry, chain_id=chain.chain_id)
-
-    async def _inform(self, relay: dict[str, Any], link: RelayLink) -> None:
-        everywhere = relay["spec"].get("exit", {}).get("allow", "Registered") == "Registered"
-        services = await self._context.reader.directory(NodeRole.STORAGE | NodeRole.PROVIDER) if everywhere else ()
-        await link.inform(await relay_directory(self._context), exit_endpoints(services))
-
-    # --- the end
+        """Take every replica a step further: those below `replicas` serve, the others leave."""
+        metadata = relay["metadata"]
+        budget = relay_manifests.budget(relay, release=self._context.config.release)
+        await self._context.cluster.apply(POD_DISRUPTION_BUDGETS, budget, namespace=metadata["namespace"])
+        left = await self._look(relay, set(range(int(relay["spec"].get("replicas", 1)))))
+        settled = all(item.leaving_since is None and item.ready != "PodPending" and item.registered != "Registering" for item in left)
+        return _LATER if settled else _SOON
 
     async def _remove(self, relay: dict[str, Any]) -> float | None:
-        """Retire the relay's nodes on chain once it is drained, then let the object go; its pod follows by its owner reference."""
-        nodes = await self._own_nodes(relay)
-        if await self._busy(relay):
-            for node in nodes:
-                if node.status is NodeStatus.ACTIVE:
-                    await self._context.writer.set_status(node.id, NodeStatus.DRAINING)
-            await self._report(relay, ready=_draining("it goes when those that are there have ended"))
+        """Let every replica leave, then the object go."""
+        if await self._look(relay, set()):
             return _SOON
-        for node in nodes:
-            await self._context.writer.set_status(node.id, NodeStatus.RETIRED)
-            log.info("relay.retired")
         await self._drop(relay["metadata"]["name"])
         await self._set_finalizers(relay, [name for name in relay["metadata"]["finalizers"] if name != FINALIZER])
         return None
 
-    async def _busy(self, relay: dict[str, Any]) -> bool:
-        """Whether circuits are left that still have time to end by themselves."""
-        asked = datetime.datetime.fromisoformat(relay["metadata"]["deletionTimestamp"]).timestamp()
-        if self._context.clock() - asked >= _drain_seconds(relay):
-            return False
-        try:
-            link = await self._link(relay)
-            return link is not None and await link.drain() > 0
-        except PeerUnavailable:
-            return False  # it is gone, and its circuits with it
+    async def _look(self, relay: dict[str, Any], wanted: set[int]) -> list[Replica]:
+        """Look at all replicas at once and report. Returns those that are left. Raises the first error when all have been looked at."""
+        known, ours = replicas_of(relay.get("status", {})), self._replicas.setdefault(relay["metadata"]["name"], {})
+        ordinals = sorted(wanted | known.keys() | await self._addressed(relay))
+        async with asyncio.TaskGroup() as group:
+            looks = []
+            for ordinal in ordinals:
+                replica = ours.setdefault(ordinal, RelayReplica(self._context, ordinal))
+                was = known.get(ordinal, Replica(ordinal=ordinal))
+                looks.append(group.create_task(replica.serve(relay, was) if ordinal in wanted else replica.leave(relay, was)))
+        seen: list[Seen] = [look.result() for look in looks]
+        for ordinal, (replica_seen, _) in zip(ordinals, seen, strict=True):
+            if replica_seen is None:
+                del ours[ordinal]
+        left = [item for item, _ in seen if item is not None]
+        await self._report(relay, left)
+        for _, error in seen:
+            if error is not None:
+                raise error
+        return left
 
-    async def _own_nodes(self, relay: dict[str, Any]) -> list[Node]:
-        """The nodes on chain that are this relay's: the recorded one, and any at its address."""
-        metadata, endpoint = relay["metadata"], None
-        nodes = registration.own_relays(await self._context.reader.directory(NodeRole.RELAY), self._context.writer.address)
-        service = await self._context.cluster.get(SERVICES, relay_manifests.object_name(metadata["name"]), namespace=metadata["namespace"])
-        if service is not None and service["spec"].get("clusterIP"):
-            endpoint = spell_endpoint(service["spec"]["clusterIP"], _port(relay))
-        recorded = relay.get("status", {}).get("nodeId")
-        return [node for node in nodes if node.id == recorded or node.endpoint == endpoint]
+    async def _addressed(self, relay: dict[str, Any]) -> set[int]:
+        """The replicas that have a Service, which is the first of a replica's objects to come and the last to go."""
+        metadata = relay["metadata"]
+        labels = relay_manifests.set_selector(release=self._context.config.release, relay=metadata["name"])
+        found = await self._context.cluster.list_all(SERVICES, namespace=metadata["namespace"], labels=labels)
+        return {int(item["metadata"]["labels"][relay_manifests.ORDINAL_LABEL]) for item in found if owned_by(item, relay)}
 
     async def _set_finalizers(self, relay: dict[str, Any], names: list[str]) -> dict[str, Any] | None:
         metadata = relay["metadata"]
@@ -249,47 +134,13 @@ class RelayRole:
         )
 
     async def _drop(self, name: str) -> None:
-        if (link := self._links.pop(name, None)) is not None:
-            await link.close()
+        for replica in self._replicas.pop(name, {}).values():
+            await replica.drop()
 
-    async def _report(
-        self, relay: dict[str, Any], *, ready: Claim | None = None, registered: Claim | None = None, entry: Node | None = None
-    ) -> None:
-        """Write the status if it differs."""
+    async def _report(self, relay: dict[str, Any], replicas: Sequence[Replica]) -> None:
+        """Write the status if it differs. What was written becomes the object's, for its version is asked for once more."""
         old, metadata = relay.get("status", {}), relay["metadata"]
-        status = status_of(
-            old,
-            {kind: claim for kind, claim in (("Ready", ready), ("Registered", registered)) if claim is not None},
-            now=self._context.clock(),
-            generation=metadata.get("generation", 0),
-            node_id=entry.id if entry else old.get("nodeId"),
-            key_epoch=entry.key_epoch if entry else old.get("keyEpoch"),
-        )
+        status = status_of(old, replicas, now=self._context.clock(), generation=metadata.get("generation", 0))
         if status != old:
-            await self._context.cluster.patch_status(ONION_RELAYS, metadata["name"], status, namespace=metadata["namespace"])
-
-
-def _port(relay: dict[str, Any]) -> int:
-    return int(relay["spec"].get("port", 9001))
-
-
-def _draining(what_next: str) -> Claim:
-    return Claim(status="False", reason="Draining", message=f"no new circuits are taken; {what_next}")
-
-
-def _drain_seconds(relay: dict[str, Any]) -> int:
-    return int(relay["spec"].get("drainSeconds", 60))
-
-
-def _ready(running: Running) -> Claim:
-    if running.draining:
-        return _draining("set draining to false to serve again")
-    return Claim(status="True", reason="Serving")
-
-
-def _registered(entry: Node | None) -> Claim:
-    if entry is None:
-        return Claim(status="False", reason="Registering", message="the directory on chain does not say yet what it should")
-    if entry.status is NodeStatus.SUSPENDED:
-        return Claim(status="False", reason="Suspended", message="the registry's guardian suspended this relay")
-    return Claim(status="True", reason="Listed")
+            written = await self._context.cluster.patch_status(ONION_RELAYS, metadata["name"], status, namespace=metadata["namespace"])
+            metadata["resourceVersion"] = written["metadata"]["resourceVersion"]

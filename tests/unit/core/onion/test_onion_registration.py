@@ -19,7 +19,6 @@ from veilpod.core.onion.registration import (
     next_step,
     own_relays,
 )
-from veilpod.core.onion.relay_status import Claim, status_of
 
 ME, STRANGER = checksum_address(b"\x01" * 20), checksum_address(b"\x02" * 20)
 KEYS = [bytes((number,)) * 32 for number in range(4)]
@@ -97,18 +96,3 @@ def test_from_any_registry_the_steps_lead_to_the_truth_and_stop(start, running):
         assert NOW - entry.updated_at < HEARTBEAT_SECONDS
     assert [node for node in mine if node.endpoint == running.endpoint and node.identity_key != running.identity_key] == []
     assert [node for node in chain.nodes.values() if node.owner == STRANGER] == [node for node in start if node.owner == STRANGER]
-
-
-def test_a_condition_keeps_its_time_until_its_status_changes_and_never_vanishes():
-    first = status_of({}, {"Ready": Claim(status="False", reason="PodPending")}, now=NOW, generation=1, node_id=None, key_epoch=None)
-    assert (first["phase"], "nodeId" in first) == ("Pending", False)
-    same = status_of(first, {"Ready": Claim(status="False", reason="Draining")}, now=NOW + 60, generation=2, node_id=None, key_epoch=None)
-    assert same["conditions"][0]["lastTransitionTime"] == first["conditions"][0]["lastTransitionTime"]
-    claims = {"Ready": Claim(status="True", reason="Serving"), "Registered": Claim(status="True", reason="Listed")}
-    serving = status_of(same, claims, now=NOW + 120, generation=2, node_id=7, key_epoch=1)
-    assert (serving["phase"], serving["nodeId"], serving["keyEpoch"]) == ("Serving", 7, 1)
-    assert serving["conditions"][0]["lastTransitionTime"] != first["conditions"][0]["lastTransitionTime"]
-    lost = {"Registered": Claim(status="Unknown", reason="ChainUnavailable")}
-    unknown = status_of(serving, lost, now=NOW + 180, generation=2, node_id=7, key_epoch=1)
-    assert unknown["phase"] == "Unknown"
-    assert [item["type"] for item in unknown["conditions"]] == ["Ready", "Registered"]
