@@ -17,7 +17,7 @@ POOL = [entry(n, owner=owner(1 + n % 6), host=f"10.{n % 4}.0.{n}") for n in rang
 
 
 def path(directory, hops=3, *, seed=1, **options):
-    return choose_path(directory, hops=hops, now=NOW, shuffle=random.Random(seed).shuffle, **options)
+    return choose_path(directory, hops=hops, now=NOW, chance=random.Random(seed).random, **options)
 
 
 @given(st.sets(st.integers(0, 23), min_size=1), st.integers(3, 6), st.integers(), st.data())
