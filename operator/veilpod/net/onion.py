@@ -21,6 +21,7 @@ from veilpod.core.onion.geometry import COOKIE, CellClass
 from veilpod.core.onion.messages import Message
 from veilpod.core.onion.paths import choose_path
 from veilpod.core.onion.reputation import Reputation
+from veilpod.core.onion.trouble import trouble_of
 from veilpod.errors import CircuitFailed, ProtocolViolation, Refused, VeilpodError
 from veilpod.net.budget import Budget
 from veilpod.net.circuit import Circuit, CircuitSummary, Trace
@@ -61,6 +62,7 @@ class OnionProxy:
         self._circuits: set[Circuit] = set()
         self._numbers = itertools.count(1)
         self._closed = False
+        self.on_trouble: Callable[[str], object] | None = None
 
     # --- ports.Onion
 
@@ -145,6 +147,8 @@ class OnionProxy:
                 return await self._build_over(path, purpose)
             except CircuitFailed as error:
                 log.info("circuit.build_failed", extra={"attempt": attempt})
+                if self.on_trouble is not None:
+                    self.on_trouble(trouble_of(error))  # four attempts at relays that stall outlast many a deadline
                 self._count(error)
                 # For the rest of this attempt they come last; later circuits draw them as their reputation says.
                 reporter, silent = error.blamed or (0, 0)

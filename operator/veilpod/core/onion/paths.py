@@ -49,13 +49,17 @@ def choose_path(
 
     Without `weigh` every relay weighs the same, without `predict` the first path drawn is taken. `last` fixes the last hop (a rendezvous).
     `guards` are preferred first hops; `blame` counts failures in this very attempt, and the least blamed are taken as long as there is a
-    path of them; `not_last` are no last hops (they do not exit). Raises InvalidInput("BadHops"), Refused("TooFewRelays" or
-    "NoDiversePath"), CircuitFailed when `last` is not usable.
+    path of them; `not_last` are no last hops (they do not exit). Raises InvalidInput("BadHops"), Refused("TooFewRelays", "NoDiversePath"
+    or "ClockSkew"), CircuitFailed when `last` is not usable.
     """
     least = 1 if in_cluster else MIN_HOPS
     if not least <= hops <= MAX_HOPS:
         raise InvalidInput("BadHops", f"a circuit has {least} to {MAX_HOPS} hops, not {hops}")
-    usable = [entry for entry in directory if fresh(entry, now)]
+    listed = list(directory)
+    usable = [entry for entry in listed if fresh(entry, now)]
+    if not usable and len(listed) >= hops:
+        # Relays do not all stop in one moment and stay listed: the heartbeats or the clock are wrong.
+        raise Refused("ClockSkew", "every relay's heartbeat seems to be of an hour ago: set this machine's clock, or renew the directory")
     end = next((entry for entry in usable if entry.node_id == last), None)
     if last is not None and end is None:
         raise CircuitFailed("the meeting relay is not in the directory, or its heartbeat is old")

@@ -82,6 +82,16 @@ def test_relays_with_an_old_heartbeat_are_not_used():
         path([*old, entry(4), entry(5), entry(6)], last=NodeId(1))
 
 
+def test_a_clock_by_which_every_heartbeat_is_old_is_called_that():
+    for last in (None, NodeId(1)):
+        with pytest.raises(Refused) as caught:
+            choose_path([entry(n) for n in (1, 2, 3)], hops=3, now=NOW + 7200, chance=random.Random(1).random, last=last)
+        assert caught.value.reason == "ClockSkew"
+    with pytest.raises(Refused) as caught:
+        choose_path([entry(1)], hops=3, now=NOW + 7200, chance=random.Random(1).random)
+    assert caught.value.reason == "TooFewRelays"
+
+
 def test_a_meeting_relay_that_nobody_lists_is_worth_another_try_later():
     with pytest.raises(CircuitFailed):
         path(POOL, last=NodeId(99))
