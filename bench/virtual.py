@@ -108,7 +108,7 @@ async def _serve(address: str, port: int) -> asyncio.Server:
 async def _client(scenario: Scenario, entries: Sequence[RelayEntry], chance: random.Random) -> float:
     await asyncio.sleep(chance.random() * scenario.spread)
     proxy = OnionProxy(directory=lambda: entries, hops=3, in_cluster=False, clock=asyncio.get_running_loop().time)
-    proxy._shuffle = chance.shuffle
+    proxy._chance = chance.random
     return await _timed(scenario, proxy.open(SERVER, 80))
 
 

@@ -4,7 +4,7 @@ Everything here is async, bounded in time by its implementation, and raises the 
 Transient, never an empty answer.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from veilpod.core.entities import NATIVE, ChainChannel, ChainEvent, ChainTask, ChannelTerms, Node, NodeStatus, Resource, Role, Terms
@@ -146,6 +146,9 @@ class Session(Protocol):
 
 class Onion(Protocol):
     """An onion proxy: what an agent or a store needs of the network."""
+
+    on_trouble: Callable[[str], object] | None
+    """Hears why an attempt at a circuit failed, while others are still made: a code of `core.onion.trouble`."""
 
     async def open(self, host: str, port: int) -> Stream:
         """A stream through a fresh circuit whose last relay exits to a registered endpoint."""

@@ -318,8 +318,10 @@ def _config(name: str, directory: pathlib.Path, anvil: Anvil, **more: Any) -> co
 
 
 async def _furnish(anvil: Anvil, directory: pathlib.Path) -> None:
-    """A relay, a storage node and two data sets in the registry."""
+    """Three relays of different owners, a storage node and two data sets in the registry."""
     assert anvil.addresses
+    for number in (6, 7):
+        await _list_relay(anvil, directory, number)
     key = ed25519.Ed25519PrivateKey.generate()
     async with await chain.connect(
         anvil.url, chain_id=CHAIN_ID, addresses=anvil.addresses, state_dir=directory / "furnish", key=account(8), depth=0, poll_seconds=0.05
@@ -339,6 +341,31 @@ async def _furnish(anvil: Anvil, directory: pathlib.Path) -> None:
             )
         for name in ("north", "south"):
             await link.writer.add_resource(node=node, name=name, digest=b"\x0d" * 32, size=1000)
+
+
+async def _list_relay(anvil: Anvil, directory: pathlib.Path, number: int) -> None:
+    assert anvil.addresses
+    key, onion_key, owner = ed25519.Ed25519PrivateKey.generate(), bytes([number]) * 32, account(number)
+    proof = identity.make_proof(
+        key, owner=owner.address, onion_key=onion_key, key_epoch=1, registry=anvil.addresses.registry, chain_id=CHAIN_ID
+    )
+    async with await chain.connect(
+        anvil.url,
+        chain_id=CHAIN_ID,
+        addresses=anvil.addresses,
+        state_dir=directory / f"relay-{number}",
+        key=owner,
+        depth=0,
+        poll_seconds=0.05,
+    ) as link:
+        await link.writer.register(
+            roles=NodeRole.RELAY,
+            capacity=0,
+            identity_key=key.public_key().public_bytes_raw(),
+            onion_key=onion_key,
+            endpoint=f"10.{number}.9.9:9001",
+            proof=proof,
+        )
 
 
 @contextlib.asynccontextmanager

@@ -48,7 +48,7 @@ class World:
     def proxy(self, **options: Any) -> OnionProxy:
         """A client; it chooses paths by the same chance in every run."""
         proxy = OnionProxy(directory=lambda: self.entries, hops=3, in_cluster=False, clock=self.net.loop.time, **options)
-        proxy._shuffle = random.Random(1).shuffle
+        proxy._chance = random.Random(1).random
         return proxy
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:

@@ -16,6 +16,7 @@ from veilpod.agent.identity import Identity
 from veilpod.agent.inputs import Inputs
 from veilpod.agent.link import Hooks
 from veilpod.agent.mailbox import MailboxClient, Notes
+from veilpod.agent.patience import PatientOnion
 from veilpod.agent.peers import Peers
 from veilpod.agent.program import Program
 from veilpod.agent.settings import Settings
@@ -29,6 +30,7 @@ from veilpod.errors import ProtocolViolation, Refused, VeilpodError
 from veilpod.ports import Onion, RendezvousPoint
 
 _PEER_SECONDS = 60.0  # for links to end after the program's deadline
+_TROUBLE_SECONDS = 120.0  # so long after it was last met, a trouble with relays explains what did not happen in time
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,7 @@ class Life:
         self._mailbox: MailboxClient | None = None
         self._lost_peers: list[ServerIndex] = []
         self._points: dict[meeting.Reader, RendezvousPoint] = {}
+        self._trouble, self._trouble_at = "", 0.0
         self._group: asyncio.TaskGroup
 
     async def run(self) -> None:
@@ -85,6 +88,8 @@ class Life:
         """The task is lost for this sandbox. Its channels can still be settled."""
         if not self.state.going:
             return
+        if code in _TOO_LATE and self._trouble and asyncio.get_running_loop().time() - self._trouble_at < _TROUBLE_SECONDS:
+            code = self._trouble
         self._move(state.failed(self.state, code))
         log.warning("sandbox.failed", extra={"code": code, "phase": self.state.phase.name})
         self._control.emit("failed", Failed(code=code, peer=peer).document())
@@ -141,7 +146,8 @@ class Life:
         return self.identity
 
     def _connect(self, configuration: Configuration, own: Identity) -> tuple[Onion, MailboxClient]:
-        self._onion = self._make_onion(lambda: self.directory or configuration)
+        onion = self._make_onion(lambda: self.directory or configuration)
+        self._onion = PatientOnion(onion, seconds=configuration.spec.deadlines.inputs, tell=self._troubled)
         self._mailbox = MailboxClient(self._onion, configuration.mailbox)
         self.notes = Notes(
             make=lambda event, code, time: make_note(
@@ -268,6 +274,15 @@ class Life:
             elif seen.verdict != "NetworkIsolated":
                 log.warning("netguard.peers_silent")  # the relays are away; the fence holds
 
+    def _troubled(self, trouble: str) -> None:
+        if trouble:
+            self._trouble_at = asyncio.get_running_loop().time()
+        if trouble != self._trouble:
+            self._trouble = trouble
+            log.info("sandbox.relays", extra={"trouble": trouble})
+            with contextlib.suppress(Refused):  # an operator that is away misses it, not more important things
+                self._control.emit("relays", {"trouble": trouble})
+
     def _lost(self, configuration: Configuration, peer: ServerIndex) -> None:
         if not self.state.going or self.state.phase >= Phase.RELEASED:
             return
@@ -305,6 +320,7 @@ _BY_PHASE = {
     Phase.RUNNING: "ProgramFailed",
     Phase.EXITED: "DeliveryFailed",
 }
+_TOO_LATE = frozenset({"MeetingTimeout", "PeerLost", "DeliveryFailed", "DeadlineExceeded"})
 _BY_REASON = {"CanaryReachable": "NetguardRefused", "PeerUnreachable": "NetguardRefused"}
 
 

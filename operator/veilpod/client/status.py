@@ -4,8 +4,8 @@ import datetime
 from collections.abc import Sequence
 from typing import Any
 
-from veilpod.client.remedies import remedy
 from veilpod.core.task.conditions import Type
+from veilpod.core.task.remedies import remedy
 
 _MARKS = {"True": "✓", "False": "·", "Unknown": "?"}
 _NEGATIVE = frozenset({str(Type.FAILED)})

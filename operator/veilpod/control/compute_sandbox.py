@@ -94,7 +94,14 @@ class Sandboxes:
         uid = _current(facts)
         # Not awaited to its end by the agent: keys come after netguard, and `ready` is an event.
         configuration = await self._configuration(assignment, s.task, facts, uid)
-        await self._links.once(assignment.name, "configure", **configuration.document())
+        if not facts.agent.trouble:
+            await self._links.once(assignment.name, "configure", **configuration.document())
+            return
+        try:
+            await self._links.any_of(assignment.name).call("configure", **configuration.document())
+        except Refused as error:
+            # More than the directory changed since (a mailbox moved): the agent goes on with what it knows.
+            log.warning("sandbox.directory_refused", extra={"object": assignment.name, "reason": error.reason})
 
     async def _configuration(self, assignment: Assignment, task: ChainTask, facts: Facts, uid: PodUid) -> Configuration:
         spec, reader, config = honoured(assignment), self._context.reader, self._context.config

@@ -7,6 +7,7 @@ from typing import Any
 from veilpod.control.agent_links import AgentLinks
 from veilpod.control.channel_desk import ChannelDesk, Line
 from veilpod.control.context import Context
+from veilpod.control.directory import relay_trouble
 from veilpod.control.facts_store import FactsStore, Remembered
 from veilpod.control.policies import observe_policies
 from veilpod.control.recent import Recent
@@ -111,6 +112,10 @@ class View:
         )
         channels = await self._channels(assignment, desk)
         facts = self._facts.begin(assignment.name, assignment.task, assignment.index)  # events may have come while we were asking
+        relays = None
+        if not isinstance(assignment.spec, Refusal) and not isinstance(now, Unknown) and not facts.statement:
+            asked = await seen(relay_trouble(self._context, assignment.spec, now))
+            relays = None if isinstance(asked, Unknown) else asked
         return ServerSnapshot(
             task_id=assignment.task,
             index=assignment.index,
@@ -124,6 +129,7 @@ class View:
             connected=self._connected(assignment.name, facts, pods),
             policies=policies,
             channels=channels,
+            relays=relays,
         )
 
     async def pods(self, name: str, facts: Facts) -> tuple[PodSeen, ...]:

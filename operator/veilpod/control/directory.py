@@ -6,6 +6,9 @@ from veilpod.control.context import Context
 from veilpod.core.entities import Role
 from veilpod.core.kinds import SERVICES
 from veilpod.core.onion.directory import RelayEntry, read_directory, spell_endpoint
+from veilpod.core.onion.trouble import find_trouble
+from veilpod.core.task.snapshot import Refusal
+from veilpod.core.task.spec import TaskSpec
 from veilpod.errors import ClusterUnavailable, ProtocolViolation
 
 log = logging.getLogger(__name__)
@@ -19,6 +22,12 @@ async def relay_directory(context: Context) -> tuple[RelayEntry, ...]:
     if refused:
         log.warning("directory.refused", extra={"relays": len(refused)})
     return tuple(relays)
+
+
+async def relay_trouble(context: Context, spec: TaskSpec, now: int) -> Refusal | None:
+    """Why the directory offers no path for a task's circuits, None when it does. `now`: the chain's time."""
+    found = find_trouble(await relay_directory(context), hops=spec.hops, in_cluster=spec.relays == "InCluster", now=now)
+    return Refusal(reason=found.reason, message=str(found)) if found else None
 
 
 async def service_endpoint(context: Context, service: str, *, port: int = STORE_PORT) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from veilpod.control.attempts import Attempts
 from veilpod.control.context import Context
+from veilpod.control.directory import relay_trouble
 from veilpod.control.status import has_finalizer, is_deleting, seen, together
 from veilpod.control.store_link import StoreLink
 from veilpod.core import meeting
@@ -63,6 +64,7 @@ class View:
                 chosen = await seen(self._choose(task, spec, now, memory.attempt))
             elif spec:
                 box, channels = await together(self._look_into(task, spec, memory), self._channels(task, spec, memory))
+        relays = await self._relays(spec or intent, task, now)
         failure = (body.get("status") or {}).get("failure")
         return TaskSnapshot(
             id=task_id,
@@ -77,7 +79,18 @@ class View:
             candidates=chosen,
             mailbox=box,
             channels=channels,
+            relays=relays,
         )
+
+    async def _relays(self, wanted: specs.TaskSpec | Seen[Intent | Refusal], task: Seen[ChainTask], now: Seen[int]) -> Refusal | None:
+        """Why circuits could not be made for a task that has no key yet; None when they could or nobody can say."""
+        if isinstance(task, Unknown) or isinstance(now, Unknown) or task.published_key or task.phase is TaskPhase.COMPLETED:
+            return None
+        spec = specs.decode_spec(wanted.spec) if isinstance(wanted, Intent) else wanted
+        if not isinstance(spec, specs.TaskSpec):
+            return None
+        asked = await seen(relay_trouble(self._context, spec, now))
+        return None if isinstance(asked, Unknown) else asked
 
     async def owners(self, task: ChainTask, memory: Memory) -> tuple[Address, ...]:
         """The assigned servers' accounts, by index. They never change for a task."""

@@ -13,6 +13,7 @@ from veilpod.core.ids import Address, NodeId, PodUid, ServerIndex, TaskId
 from veilpod.core.keys import SIGNATURE_BYTES, SigningKey, recover
 from veilpod.core.meeting import FAILURES, MAX_SERVERS
 from veilpod.core.onion.directory import RelayEntry, parse_endpoint, spell_endpoint
+from veilpod.core.onion.trouble import TROUBLES
 from veilpod.core.statement import TIERS
 from veilpod.core.task.spec import TaskSpec, decode_spec
 from veilpod.core.typed_data import Domain
@@ -281,6 +282,14 @@ def parse_failed(value: Any) -> Failed:
     failed = Failed(code=fields.choice("code", FAILURES), fatal=fields.flag("fatal"), peer=peer)
     fields.done()
     return failed
+
+
+def parse_relays(value: Any) -> str:
+    """Read the event `relays`: what keeps circuits from being made now, "" when one was made. Raises ProtocolViolation."""
+    fields = Fields(value, what="relays", party=_AGENT)
+    trouble = fields.choice("trouble", TROUBLES | {""})
+    fields.done()
+    return trouble
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from veilpod.core.canonical import canonical, parse_canonical, tagged_digest, to
 from veilpod.core.fields import Fields
 from veilpod.core.ids import Address, NodeId, ServerIndex, TaskId
 from veilpod.core.keys import SIGNATURE_BYTES, SigningKey, recover
+from veilpod.core.onion.trouble import TROUBLES
 from veilpod.core.sealing import open_classic, seal_classic
 from veilpod.core.statement import Statement, parse_statement, verify_countersignature, verify_statement
 from veilpod.core.typed_data import Domain, result_digest, sandbox_key_digest, statements_hash
@@ -25,7 +26,7 @@ DESCRIPTOR_TAG = "veilpod.descriptor.v1"
 RESULT_CHUNK = 1 << 19  # its hex and the rest of the request fit into one frame of a sealed request
 MAX_SERVERS = 16
 NOTE_EVENTS = frozenset({"InputsDelivered", "InputsVerified", "Computed", "ResultDelivered", "FinalStateSigned", "Failed"})
-FAILURES = frozenset(
+FAILURES = TROUBLES | frozenset(
     {
         "NetguardRefused",
         "InputRefused",

@@ -2,9 +2,11 @@
 
 Every stream and meeting gets a circuit of its own. Up to two guards are kept for the proxy's life, so that many circuits do not mean many
 first hops that could link us. A circuit that cannot be built is tried again over other relays a few times; the number of hops and the
-rule of different owners are never relaxed. Paper step 5.
+rule of different owners are never relaxed. Relays that work are drawn more often than those that are blamed (`core.onion.reputation`).
+Paper step 5.
 """
 
+import asyncio
 import collections
 import itertools
 import logging
@@ -22,6 +24,8 @@ from veilpod.core.onion.geometry import COOKIE, CellClass
 from veilpod.core.onion.legs import Place, places
 from veilpod.core.onion.messages import Message
 from veilpod.core.onion.paths import choose_path
+from veilpod.core.onion.reputation import Reputation
+from veilpod.core.onion.trouble import trouble_of
 from veilpod.errors import CircuitFailed, ProtocolViolation, Refused, VeilpodError
 from veilpod.net.budget import Budget
 from veilpod.net.circuit import Circuit, CircuitSummary, Trace
@@ -35,8 +39,8 @@ from veilpod.net.streams import Hold, MuxStream
 log = logging.getLogger(__name__)
 _ATTEMPTS = 4
 _GUARDS = 2
+_GUARD_TRUST = 0.5
 _UNREAD = 64 << 20
-_BLAME_SECONDS = 120.0  # a relay that failed is avoided so long, where there are others
 _TRACE_EVERY = 0.5  # seconds
 RENDEZVOUS_SECONDS = 3600
 
@@ -56,14 +60,15 @@ class OnionProxy:
     ) -> None:
         self._directory, self._hops, self._in_cluster, self._trace = directory, hops, in_cluster, trace
         self._cell_class, self._clock = cell_class, clock
-        self._shuffle = random.SystemRandom().shuffle
+        self._chance = random.SystemRandom().random
         self._links = LinkPool(self, identity=None, budget=Budget())
         self._guards: list[NodeId] = []
-        self._blame: list[tuple[float, NodeId]] = []
+        self._reputation = Reputation()
         self._circuits: set[Circuit] = set()
         self._ends: weakref.WeakSet[End] = weakref.WeakSet()
         self._numbers = itertools.count(1)
         self._closed = False
+        self.on_trouble: Callable[[str], object] | None = None
 
     # --- ports.Onion
 
@@ -139,6 +144,7 @@ class OnionProxy:
     async def _build(
         self, purpose: str, *, last: NodeId | None = None, not_last: Collection[NodeId] = (), avoid: Collection[NodeId] = ()
     ) -> Circuit:
+        blame: collections.Counter[NodeId] = collections.Counter()
         for attempt in itertools.count(1):
             if self._closed:
                 raise CircuitFailed("the onion proxy is closed")
@@ -146,11 +152,13 @@ class OnionProxy:
                 self._directory(),
                 hops=self._hops,
                 now=self._clock(),
-                shuffle=self._shuffle,
+                chance=self._chance,
+                weigh=lambda usable: self._reputation.weights(usable, now=_now()),
+                predict=self._reputation.predict if self._reputation.measured else None,
                 in_cluster=self._in_cluster,
                 last=last,
                 guards=self._guards,
-                blame=self._recent_blame(),
+                blame=blame,
                 not_last=not_last,
                 avoid=avoid,
             )
@@ -158,27 +166,21 @@ class OnionProxy:
                 return await self._build_over(path, purpose)
             except CircuitFailed as error:
                 log.info("circuit.build_failed", extra={"attempt": attempt})
-                self._blame_pair(error)
+                if self.on_trouble is not None:
+                    self.on_trouble(trouble_of(error))  # four attempts at relays that stall outlast many a deadline
+                self._count(error)
+                # For the rest of this attempt they come last; later circuits draw them as their reputation says.
+                reporter, silent = error.blamed or (0, 0)
+                blame.update(NodeId(node) for node in (reporter, silent, silent) if node)
+                self._guards = [guard for guard in self._guards if guard not in (error.blamed or ())]
                 if attempt == _ATTEMPTS:
                     raise
         raise AssertionError  # the loop has no other end
 
-    def _blame_pair(self, error: VeilpodError | None) -> None:
-        # The nearer end has at least told us; it counts half, or else a dead relay drags its neighbours down with it.
-        reporter, silent = (error.blamed if isinstance(error, CircuitFailed) else None) or (0, 0)
-        now = self._clock()
-        self._blame += [(now, NodeId(node)) for node in (reporter, silent, silent) if node]
-        self._guards = [guard for guard in self._guards if guard not in (reporter, silent)]
-
     def _suspect(self, path: Sequence[RelayEntry]) -> None:
-        now, relays = self._clock(), [entry.node_id for entry in path]
-        self._blame += [(now, relay) for relay in relays]
+        relays = [entry.node_id for entry in path]
+        self._reputation.suspected(relays, now=_now())
         self._guards = [guard for guard in self._guards if guard not in relays]
-
-    def _recent_blame(self) -> collections.Counter[NodeId]:
-        since = self._clock() - _BLAME_SECONDS
-        self._blame = [(when, node) for when, node in self._blame if when > since]
-        return collections.Counter(node for _, node in self._blame)
 
     async def _build_over(self, path: Sequence[RelayEntry], purpose: str) -> Circuit:
         try:
@@ -186,21 +188,39 @@ class OnionProxy:
         except CircuitFailed as error:
             raise CircuitFailed(str(error), blamed=(0, int(path[0].node_id))) from error
         circuit = Circuit(link, path, self._cell_class)
+        begun = _now()
         await circuit.build()
+        self._reputation.built([entry.node_id for entry in path], seconds=_now() - begun)
         self._circuits.add(circuit)
         if path[0].node_id not in self._guards and len(self._guards) < _GUARDS:
             self._guards.append(path[0].node_id)
         watch = _Watch(circuit, purpose, next(self._numbers), self._trace)
         circuit.on_traffic = watch.busy if self._trace is not None else None
-        circuit.on_closed = lambda: self._ended(circuit, watch)
+        before = circuit.bytes_received
+        circuit.on_closed = lambda: self._ended(circuit, watch, before)
         circuit.on_silent = lambda: self._suspect(path)
         watch.tell("built")
         return circuit
 
-    def _ended(self, circuit: Circuit, watch: "_Watch") -> None:
+    def _ended(self, circuit: Circuit, watch: "_Watch", before: int) -> None:
         self._circuits.discard(circuit)
-        self._blame_pair(circuit.error)
+        if not self._count(circuit.error) and circuit.bytes_received > before:
+            # Its last relay answered, so all of them carried. One that was built and brought nothing says nothing.
+            self._reputation.worked([entry.node_id for entry in circuit.path], now=_now())
         watch.tell("closed")
+
+    def _count(self, error: VeilpodError | None) -> bool:
+        """Count a failure against the link that it names, if it names one."""
+        blamed = error.blamed if isinstance(error, CircuitFailed) else None
+        if blamed is not None:
+            self._reputation.failed(blamed, now=_now())
+            # A guard on whose circuits most goes wrong, whomever it accuses, would be first on all that follow.
+            self._guards = [guard for guard in self._guards if self._reputation.trust(guard, now=_now()) >= _GUARD_TRUST]
+        return blamed is not None
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 class _ExitStreams:

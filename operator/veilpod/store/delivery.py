@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 from veilpod.core.canonical import to_hex
 from veilpod.core.grant import Grant
 from veilpod.core.ids import ResourceId, TaskId
+from veilpod.core.onion.trouble import trouble_of
 from veilpod.core.statement import parse_statement, verify_statement
 from veilpod.core.store_messages import DeliveryObject, DeliveryOrder, GrantWanted, SandboxRef, parse_grant_wanted
-from veilpod.errors import CircuitFailed, ProtocolViolation, Refused, Terminal, Transient
+from veilpod.errors import CircuitFailed, PeerUnavailable, ProtocolViolation, Refused, Terminal, Transient
 from veilpod.net.framing import json_frame, read_json_frame
 from veilpod.ports import Onion, Stream
 from veilpod.store.blobs import Blobs
@@ -41,6 +42,7 @@ class Deliveries:
         self._running: dict[SandboxRef, asyncio.Task[None]] = {}
         self._outcomes: dict[SandboxRef, str] = {}
         self._arrived: dict[SandboxRef, set[ResourceId]] = {}
+        self._troubles: dict[SandboxRef, str] = {}  # what keeps an order's circuit from being made
         self._grants: dict[tuple[SandboxRef, ResourceId], asyncio.Future[Grant]] = {}
         self._places = asyncio.Semaphore(_PARALLEL)
         self._group: asyncio.TaskGroup
@@ -79,6 +81,7 @@ class Deliveries:
         for sandbox in [sandbox for sandbox in self._outcomes if sandbox.task == task]:
             del self._outcomes[sandbox]
             self._arrived.pop(sandbox, None)
+            self._troubles.pop(sandbox, None)
             if running := self._running.pop(sandbox, None):
                 running.cancel()
 
@@ -88,9 +91,10 @@ class Deliveries:
             async with self._places, asyncio.timeout(order.seconds):
                 await self._until_delivered(order)
         except TimeoutError:
-            code = "InputTimeout"
+            code = self._troubles.get(order.sandbox, "") or "InputTimeout"
         except Terminal as error:
             code = error.reason
+        self._troubles.pop(order.sandbox, None)
         self._running.pop(order.sandbox, None)
         self._outcomes[order.sandbox] = code or "delivered"
         if code:
@@ -114,9 +118,14 @@ class Deliveries:
         proxy = self._onion(order.hops, order.in_cluster)
         try:
             session = await proxy.connect(relay=order.relay, cookie=order.cookie, service_key=order.service_key)
-        except Refused as error:
+        except (Refused, CircuitFailed) as error:
             # Too few relays of different owners is how it is now: the directory is renewed while there is time.
+            self._troubles[order.sandbox] = trouble_of(error)
             raise CircuitFailed(str(error)) from error
+        except PeerUnavailable:
+            self._troubles.pop(order.sandbox, None)  # the circuit was made; nobody waits at its end
+            raise
+        self._troubles.pop(order.sandbox, None)
         try:
             for item in order.objects:
                 if item.resource not in arrived:

@@ -7,7 +7,10 @@ from bench.virtual import Scenario, distance, simulate
 from tests.support.virtual_onion import SERVICE, world
 
 from veilpod.core.onion.geometry import GEOMETRY, WINDOW, CellClass
+from veilpod.core.onion.messages import DestroyReason
+from veilpod.core.onion.reports import Side
 from veilpod.errors import CircuitFailed
+from veilpod.relay.router import Relay
 
 CELL = GEOMETRY[CellClass.BULK].cell
 
@@ -123,3 +126,87 @@ def test_behind_a_slow_line_relays_hold_no_more_than_a_window():
 
         w.net.run(slow.start(take()))
         assert max(held) <= (WINDOW[CellClass.BULK].circuit + 4) * CELL
+
+
+def refuse(relay: Relay) -> list[float]:
+    """Let a relay refuse every circuit from now on. Returns when it did."""
+    times: list[float] = []
+
+    def on_create(link, circ_id, payload):
+        times.append(asyncio.get_running_loop().time())
+        link.send_destroy(circ_id, DestroyReason.RESOURCE)
+
+    relay.on_create = on_create
+    return times
+
+
+def test_relays_that_always_refuse_are_soon_avoided_and_blind_damage_falls():
+    """Blind damage (docs/protocol/onion.md): circuits that an attacker kills without knowing whose they are; here, 2 of its 10 relays."""
+    with world(10) as w:
+        refused = [refuse(w.relays[number]) for number in (4, 9)]
+
+        async def transmit():
+            proxy = w.proxy()
+            hurt = []
+            for _ in range(400):
+                before = sum(map(len, refused))
+                stream = await proxy.open(SERVICE, 80)
+                await stream.write(b"x")
+                assert await stream.readexactly(1) == b"x"
+                await stream.close()
+                hurt.append(sum(map(len, refused)) > before)
+                await asyncio.sleep(3)
+            return hurt
+
+        hurt = w.run(transmit())
+        chosen_blindly = 1 - (8 / 10) * (7 / 9) * (6 / 8)  # 0.53
+        assert sum(hurt[-300:]) / 300 < chosen_blindly / 10
+
+
+def test_a_relay_that_works_again_is_used_again():
+    with world(6) as w:
+        relay = w.relays[4]
+
+        async def use(proxy, times):
+            for _ in range(times):
+                stream = await proxy.open(SERVICE, 80)
+                await stream.write(b"x")
+                await stream.readexactly(1)
+                await stream.close()
+
+        async def story():
+            proxy = w.proxy()
+            refuse(relay)
+            await use(proxy, 30)
+            del relay.on_create
+            await asyncio.sleep(3000)  # the directory is good for an hour
+            before = relay.counters["creates"]
+            await use(proxy, 20)
+            return relay.counters["creates"] - before
+
+        assert w.run(story()) > 2
+
+
+def test_a_relay_that_breaks_circuits_after_they_were_built_is_avoided_too():
+    with world(8) as w:
+        bad = w.relays[5]
+
+        async def transmit():
+            proxy, broken = w.proxy(), []
+            for _ in range(120):
+                try:
+                    stream = await proxy.open(SERVICE, 80)
+                    for circuit in list(bad.circuits):
+                        circuit.destroy(DestroyReason.LINK_LOST, Side.PREVIOUS)
+                    await stream.write(b"x")
+                    await stream.readexactly(1)
+                    await stream.close()
+                    broken.append(False)
+                except (CircuitFailed, EOFError):
+                    broken.append(True)
+                await asyncio.sleep(3)
+            return broken
+
+        broken = w.run(transmit())
+        assert any(broken[:20])
+        assert sum(broken[-100:]) < 10

@@ -11,7 +11,7 @@ import pytest
 
 from veilpod.core.ids import NodeId, ResourceId, ServerIndex, TaskId
 from veilpod.core.store_messages import DeliveryObject, DeliveryOrder, SandboxRef
-from veilpod.errors import Refused
+from veilpod.errors import CircuitFailed, PeerUnavailable, Refused
 from veilpod.store.blobs import Blobs
 from veilpod.store.delivery import Deliveries
 
@@ -88,9 +88,24 @@ async def test_too_few_relays_are_waited_for_until_the_time_is_over(tmp_path: pa
         await store(blobs)
         made.deliver(order(seconds=1))
         async with asyncio.timeout(10):
-            assert await events.get() == "delivery-failed InputTimeout"
+            assert await events.get() == "delivery-failed NoDiversePath"
         assert onion.asked >= 2
-        assert made.deliver(order(seconds=1)) == "InputTimeout"
+        assert made.deliver(order(seconds=1)) == "NoDiversePath"
+
+
+async def test_a_cookie_that_nobody_left_is_no_trouble_with_relays(tmp_path: pathlib.Path) -> None:
+    class Alone(LonelyOnion):
+        async def connect(self, **_: Any) -> Any:
+            self.asked += 1
+            if self.asked == 1:
+                raise CircuitFailed("a relay did not answer in time")
+            raise PeerUnavailable("nobody waits at the meeting relay under this cookie")
+
+    async with deliveries(tmp_path, Alone()) as (made, events, blobs):
+        await store(blobs)
+        made.deliver(order(seconds=1))
+        async with asyncio.timeout(10):
+            assert await events.get() == "delivery-failed InputTimeout"
 
 
 async def test_a_forgotten_task_ends_its_deliveries_and_may_be_ordered_again(tmp_path: pathlib.Path) -> None:

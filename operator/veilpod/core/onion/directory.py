@@ -19,11 +19,15 @@ from veilpod.core.keys import parse_address
 from veilpod.errors import ProtocolViolation
 
 HEARTBEAT_MAX_AGE = 3600  # seconds; operators send one every ten minutes
+MAX_CAPACITY = (1 << 24) - 1  # what the registry can hold
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RelayEntry:
-    """One usable relay. `host` is an IP address, `updated_at` the unix second of its last heartbeat."""
+    """One usable relay. `host` is an IP address, `updated_at` the unix second of its last heartbeat.
+
+    `capacity` is the bandwidth that the owner claims, in the unit of all relays, 0 for none. Nobody proves it: who chooses paths caps it.
+    """
 
     node_id: NodeId
     owner: Address
@@ -36,6 +40,7 @@ class RelayEntry:
     updated_at: int
     registry: Address
     chain_id: int
+    capacity: int = 0
 
     def __post_init__(self) -> None:
         """Refuse an entry whose relay did not prove that it holds its keys. Raises ProtocolViolation("BadNodeProof")."""
@@ -72,6 +77,8 @@ class RelayEntry:
             updated_at=node.updated_at,
             registry=registry,
             chain_id=chain_id,
+            # A computing server's number is sandboxes, not bandwidth.
+            capacity=0 if Role.COMPUTE in node.roles else node.capacity,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -88,6 +95,7 @@ class RelayEntry:
             "updatedAt": self.updated_at,
             "registry": self.registry,
             "chainId": self.chain_id,
+            "capacity": self.capacity,
         }
 
     @classmethod
@@ -107,6 +115,7 @@ class RelayEntry:
                 updated_at=_natural(value["updatedAt"]),
                 registry=parse_address(value["registry"]),
                 chain_id=_natural(value["chainId"]),
+                capacity=_natural(value["capacity"], MAX_CAPACITY),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ProtocolViolation("BadRelayEntry", "a relay entry of a wrong shape") from error
@@ -158,7 +167,7 @@ def fresh(entry: RelayEntry, now: float) -> bool:
     return now - entry.updated_at <= HEARTBEAT_MAX_AGE
 
 
-def _natural(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError("not a natural number")
+def _natural(value: Any, most: int | None = None) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0 or (most is not None and value > most):
+        raise ValueError("not a natural number of this size")
     return value

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from veilpod.core.agent_messages import parse_exit, parse_failed, parse_flushed, parse_offers, parse_sealed_result
+from veilpod.core.agent_messages import parse_exit, parse_failed, parse_flushed, parse_offers, parse_relays, parse_sealed_result
 from veilpod.core.fields import Fields
 from veilpod.core.task.facts import AgentSeen, Meeting, SignedResult
 
@@ -14,6 +14,8 @@ def fold(agent: AgentSeen, event: str, data: Mapping[str, Any]) -> AgentSeen:
     match event:
         case "netguard":
             return dataclasses.replace(agent, isolated=True)
+        case "relays":
+            return dataclasses.replace(agent, trouble=parse_relays(data))
         case "ready":
             return dataclasses.replace(agent, isolated=True, ready=True)
         case "offers":

@@ -66,6 +66,7 @@ class AgentSeen:
     flushed: bool = False
     traffic: tuple[tuple[int, int, int], ...] = ()  # (peer, bytes sent, bytes received), once flushed
     failed: str = ""  # code
+    trouble: str = ""  # what keeps circuits from being made now
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

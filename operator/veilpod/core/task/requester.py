@@ -11,6 +11,7 @@ from veilpod.core.task import plan as do
 from veilpod.core.task.conditions import Status, Type, no, unknown, yes
 from veilpod.core.task.facts import Failure
 from veilpod.core.task.plan import Draft, Plan
+from veilpod.core.task.remedies import failed_message
 from veilpod.core.task.snapshot import Refusal, TaskSnapshot, Unknown
 from veilpod.core.task.spec import TaskSpec, needed
 
@@ -69,6 +70,10 @@ def _request(draft: Draft, s: TaskSnapshot, clock: int) -> None:
     elif isinstance(s.intent, Refusal):
         draft.claim(Type.REQUESTED, no(s.intent.reason, s.intent.message))
         draft.look_again(60)
+    elif s.relays is not None:
+        # Nothing is locked for sandboxes that could not be reached.
+        draft.claim(Type.REQUESTED, no(s.relays.reason, s.relays.message))
+        draft.look_again(5)
     else:
         draft.claim(Type.REQUESTED, no("Requesting"))
         draft.do(do.RequestTask(intent=s.intent))
@@ -82,9 +87,12 @@ def _schedule(draft: Draft, s: TaskSnapshot, task: ChainTask, clock: int) -> Non
         _fail(draft, s, "Scheduled", "Cancelled")
         draft.do(do.CancelTask())
     elif clock > task.terms.schedule_by:
-        _fail(draft, s, "Scheduled", "DeadlineExceeded")
+        _fail(draft, s, "Scheduled", _late(s))
         draft.claim(Type.SCHEDULED, no("DeadlineExceeded", "not enough servers qualified in time; see `veilpod nodes`"))
         draft.do(do.Refund())
+    elif s.relays is not None:
+        draft.claim(Type.SCHEDULED, no(s.relays.reason, s.relays.message))
+        draft.look_again(5)
     elif isinstance(s.candidates, Unknown):
         draft.claim(Type.SCHEDULED, unknown(s.candidates.why))
         draft.look_again(3)
@@ -143,7 +151,7 @@ def _ends_assigned(draft: Draft, s: TaskSnapshot, task: ChainTask, clock: int) -
         draft.do(do.Refund())
         return True
     if clock > task.terms.key_by:
-        _fail(draft, s, "KeyPublished", "DeadlineExceeded")
+        _fail(draft, s, "KeyPublished", _late(s))
         _after(draft, clock, task.terms.key_by + REFUND_GRACE, do.Refund())
         return True
     if s.deleting or task.reported or task.stopping:
@@ -267,12 +275,18 @@ def _code(s: TaskSnapshot) -> str:
         return "Cancelled"
     if not isinstance(s.mailbox, Unknown) and s.mailbox.failures:
         return s.mailbox.failures[0][1]
-    return "SandboxLost"
+    # A server that could not be reached could not say why; where the directory shows it, it is said here.
+    return s.relays.reason if s.relays else "SandboxLost"
+
+
+def _late(s: TaskSnapshot) -> str:
+    """Why something did not happen in time."""
+    return s.relays.reason if s.relays else "DeadlineExceeded"
 
 
 def _fail(draft: Draft, s: TaskSnapshot, stage: str, code: str) -> None:
     draft.failure = s.failure or Failure(stage=stage, code=code)
-    draft.claim(Type.FAILED, yes(draft.failure.code, f"failed at {draft.failure.stage}"))
+    draft.claim(Type.FAILED, yes(draft.failure.code, failed_message(draft.failure)))
 
 
 def _after(draft: Draft, clock: int, moment: int, *effects: do.Effect) -> None:

@@ -11,6 +11,7 @@ from veilpod.core.task import teardown
 from veilpod.core.task.conditions import Status, Type, no, unknown, yes
 from veilpod.core.task.facts import Failure
 from veilpod.core.task.plan import Draft, Plan
+from veilpod.core.task.remedies import failed_message, remedy
 from veilpod.core.task.snapshot import PodSeen, Refusal, ServerSnapshot, Unknown
 
 MAX_INCARNATIONS = 3
@@ -96,8 +97,16 @@ def _chain_ends_it(s: ServerSnapshot, task: ChainTask) -> Failure | _Done | None
         if s.index != s.spec.result.sender and task.reported & (1 << s.spec.result.sender):
             return Failure(stage=_stage(s), code="PeerLost")
     if not isinstance(s.chain_now, Unknown) and s.chain_now > _give_up_at(task):
-        return Failure(stage=_stage(s), code="DeadlineExceeded")
+        return Failure(stage=_stage(s), code=_late(s))
     return None
+
+
+def _late(s: ServerSnapshot) -> str:
+    """Why time is over. The chain's patience ends before an agent's: what the agent waits for is the reason, unless the program ran."""
+    agent = s.facts.agent
+    if agent.trouble and not (agent.started and agent.exited is None):
+        return agent.trouble
+    return s.relays.reason if s.relays else "DeadlineExceeded"
 
 
 def _give_up_at(task: ChainTask) -> int:
@@ -141,6 +150,8 @@ def _forward(draft: Draft, s: ServerSnapshot, now: float) -> None:
         draft.look_again(5)
         return
     draft.claim(Type.SCHEDULED, yes("Assigned"))
+    if s.facts.agent.trouble and s.connected:
+        draft.do(do.ConfigureAgent())  # with the directory of now
     draft.look_again(min(max(_give_up_at(s.task) + 1 - s.chain_now, 1), FENCE_SECONDS))
     if s.task.phase is TaskPhase.ASSIGNED:
         # 3. The channels open by themselves while the sandbox starts; the acceptance waits for both.
@@ -176,6 +187,9 @@ def _sandbox(draft: Draft, s: ServerSnapshot, now: float) -> PodSeen | None:
         draft.do(do.CreatePod())
     elif not teardown.pods_gone(draft, s, now):
         pass
+    elif s.relays is not None:
+        draft.claim(Type.SANDBOX_READY, no(s.relays.reason, s.relays.message))
+        draft.look_again(5)  # a sandbox that nobody could reach is not made
     elif facts.incarnation >= MAX_INCARNATIONS:
         draft.do(do.RecordFailure(failure=Failure(stage="SandboxReady", code="SandboxLost")))
     else:
@@ -190,7 +204,8 @@ def _meet(draft: Draft, s: ServerSnapshot, pod: PodSeen) -> None:
     if facts.record(pod.uid) is None or not s.connected:
         return  # an event of the pod or of the link wakes us
     if not agent.ready:
-        draft.do(do.ConfigureAgent())
+        if not agent.trouble:
+            draft.do(do.ConfigureAgent())
     elif not (facts.statement and facts.offered):
         if pod.images_match is None:
             draft.look_again(1)  # the kubelet has not told what it runs
@@ -241,12 +256,14 @@ def _progress(draft: Draft, s: ServerSnapshot) -> None:
     )
     if not isinstance(s.spec, Refusal) and s.spec.result.sender == s.index:
         steps += ((Type.RESULT_DELIVERED, agent.delivered, "Delivered", "NotDelivered"),)
+    in_the_way = agent.trouble  # said where it hurts: at the first step that is not reached
     for kind, reached, reason, waiting in steps:
-        draft.claim(kind, yes(reason) if reached else no(waiting))
+        draft.claim(kind, yes(reason) if reached else no(in_the_way, remedy(in_the_way)) if in_the_way else no(waiting))
+        in_the_way = in_the_way if reached else ""
     if draft.claims[Type.KEY_PUBLISHED].status is Status.TRUE:
         draft.claim(Type.NETWORK_ISOLATED, yes("NetguardPassed"))
     if facts.failure:
-        draft.claim(Type.FAILED, yes(facts.failure.code, f"failed at {facts.failure.stage}"))
+        draft.claim(Type.FAILED, yes(facts.failure.code, failed_message(facts.failure)))
 
 
 def _claim_channels(draft: Draft, s: ServerSnapshot) -> None:

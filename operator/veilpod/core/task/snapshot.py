@@ -91,6 +91,7 @@ class TaskSnapshot:
     candidates: Seen[tuple[NodeId, ...] | None]  # None: not enough servers qualify now
     mailbox: Seen[MailboxSeen]
     channels: Seen[tuple[ChainChannel, ...]]  # one per link of the spec
+    relays: Refusal | None = None  # why the directory offers no path for the task's circuits
 
 
 # -- a computing server -----------------------------------------------------------------------------------------------------------
@@ -150,6 +151,7 @@ class ServerSnapshot:
     connected: bool  # the control stream to the pod of the current incarnation
     policies: Seen[Policies]
     channels: tuple[ChannelSeen, ...]
+    relays: Refusal | None = None  # why the directory offers no path for the task's circuits
 
 
 # -- one channel ------------------------------------------------------------------------------------------------------------------

@@ -20,18 +20,20 @@ from veilpod.core.onion.directory import (
 )
 from veilpod.errors import ProtocolViolation
 
+UNPROVEN = {"nodeId", "host", "port", "updatedAt", "capacity"}
+
 
 def node(of: RelayEntry, **changes):
     fields = {
         "id": of.node_id, "owner": of.owner, "roles": Role.RELAY, "status": NodeStatus.ACTIVE, "key_epoch": of.key_epoch,
-        "updated_at": of.updated_at, "capacity": 0, "identity_key": of.identity_key, "onion_key": of.onion_key,
+        "updated_at": of.updated_at, "capacity": of.capacity, "identity_key": of.identity_key, "onion_key": of.onion_key,
         "endpoint": f"{of.host}:{of.port}", "proof": of.proof,
     }  # fmt: skip
     return Node(**fields | changes)
 
 
 def test_an_entry_survives_the_chain_and_canonical_json():
-    one = entry(3)
+    one = entry(3, capacity=250)
     assert RelayEntry.from_node(node(one), registry=REGISTRY, chain_id=CHAIN_ID) == one
     assert RelayEntry.from_json(parse_canonical(canonical(one.to_json()))) == one
 
@@ -78,7 +80,18 @@ def test_rubbish_in_any_field_is_a_violation(rubbish):
         read = RelayEntry.from_json(good | rubbish)
     except ProtocolViolation:
         return
-    assert {name: value for name, value in read.to_json().items() if good[name] != value}.keys() <= {"nodeId", "host", "port", "updatedAt"}
+    assert {name: value for name, value in read.to_json().items() if good[name] != value}.keys() <= UNPROVEN
+
+
+@pytest.mark.parametrize("claim", [-1, 1 << 24, True, 1.5, "9", None])
+def test_a_claim_that_the_registry_could_not_hold_is_a_violation(claim):
+    with pytest.raises(ProtocolViolation):
+        RelayEntry.from_json(entry(1).to_json() | {"capacity": claim})
+
+
+def test_a_computing_servers_number_of_sandboxes_is_no_bandwidth():
+    both = node(entry(1), roles=Role.RELAY | Role.COMPUTE, capacity=400)
+    assert RelayEntry.from_node(both, registry=REGISTRY, chain_id=CHAIN_ID).capacity == 0
 
 
 def test_a_missing_field_is_a_violation():

@@ -17,7 +17,7 @@ POOL = [entry(n, owner=owner(1 + n % 6), host=f"10.{n % 4}.0.{n}") for n in rang
 
 
 def path(directory, hops=3, *, seed=1, **options):
-    return choose_path(directory, hops=hops, now=NOW, shuffle=random.Random(seed).shuffle, **options)
+    return choose_path(directory, hops=hops, now=NOW, chance=random.Random(seed).random, **options)
 
 
 @given(st.sets(st.integers(0, 23), min_size=1), st.integers(3, 6), st.integers(), st.data())
@@ -80,6 +80,16 @@ def test_relays_with_an_old_heartbeat_are_not_used():
     assert caught.value.reason == "TooFewRelays"
     with pytest.raises(CircuitFailed):
         path([*old, entry(4), entry(5), entry(6)], last=NodeId(1))
+
+
+def test_a_clock_by_which_every_heartbeat_is_old_is_called_that():
+    for last in (None, NodeId(1)):
+        with pytest.raises(Refused) as caught:
+            choose_path([entry(n) for n in (1, 2, 3)], hops=3, now=NOW + 7200, chance=random.Random(1).random, last=last)
+        assert caught.value.reason == "ClockSkew"
+    with pytest.raises(Refused) as caught:
+        choose_path([entry(1)], hops=3, now=NOW + 7200, chance=random.Random(1).random)
+    assert caught.value.reason == "TooFewRelays"
 
 
 def test_a_meeting_relay_that_nobody_lists_is_worth_another_try_later():

@@ -25,6 +25,7 @@ from veilpod.core.task.snapshot import (
     PodSeen,
     Policies,
     Publication,
+    Refusal,
     ServerSnapshot,
     TaskSnapshot,
     Unknown,
@@ -204,6 +205,9 @@ class World:
         self.failures: list[tuple[ServerIndex, str]] = []
         self.delivered = False
         self.peers_sign = True
+        self.relays: Refusal | None = None  # what both kinds of operators see of the directory
+        self.trouble = ""  # what keeps every agent's circuits from being made
+        self.told = 0  # how often an agent was told the directory
         self.blind: Callable[[str], bool] = lambda what: False
         self.crash: Callable[[], bool] = lambda: False
         self.effects = 0
@@ -309,6 +313,7 @@ class World:
             candidates=Unknown() if self.blind("candidates") else tuple(NodeId(10 + s.index) for s in self.servers),
             mailbox=Unknown("MailboxUnavailable") if self.blind("mailbox") else mailbox if self.announced else MailboxSeen(),
             channels=unseen if self.blind("channels") else tuple(channel.view() for channel in self.channels),
+            relays=self.relays,
         )
 
     def server_sees(self, server: Server) -> ServerSnapshot:
@@ -336,6 +341,7 @@ class World:
                 for channel in self.channels
                 if server.index in channel.link
             ),
+            relays=None if facts.statement else self.relays,
         )
 
     def channel_sees(self, channel: Channel, server: Server) -> ChannelSnapshot:
@@ -443,6 +449,7 @@ class World:
             case plan.ConfigureAgent():
                 assert pod
                 pod.configured = True
+                self.told += 1
             case plan.CountersignStatement():
                 assert pod
                 statement = pod.uid.encode().ljust(32, b"\0")
@@ -617,7 +624,10 @@ class World:
         if pod is None or facts.record(pod.uid) is None or pod.mute or pod.restarted or pod.ended or facts.agent.failed:
             return
         agent, index = facts.agent, server.index
-        changes: dict[str, object] = {}
+        changes: dict[str, object] = {"trouble": self.trouble}
+        if pod.configured and self.trouble:
+            server.keep(agent=dataclasses.replace(agent, isolated=True, trouble=self.trouble))
+            return
         if pod.configured:
             changes |= {"isolated": True, "ready": True}
         if pod.offered and self.announced:

@@ -1,11 +1,18 @@
 """What to do about a reason: one sentence for each stable code that a person can act on. Codes without one explain themselves."""
 
+from veilpod.core.task.facts import Failure
+
 FAILURES = {
     "NetguardRefused": "a server's cluster does not enforce NetworkPolicy; its owner runs `veilpod doctor`",
     "InputRefused": "a store or its policy refused an input: look at the Dataset's policy, digest and events at its owner",
     "InputTimeout": "an input did not arrive: is its Dataset Ready, are there enough relays, is deadlines.inputs long enough?",
     "MeetingTimeout": "the sandboxes did not all report in time: more relays, or a longer deadlines.inputs",
     "StatementRefused": "a sandbox's statement did not match: apply the task again; if it repeats, leave that server out",
+    "TooFewRelays": "fewer relays have a fresh heartbeat than a circuit has hops: wait for them or start more (`veilpod node list`)",
+    "NoDiversePath": "circuits need relays of different owners: `veilpod node list`, or onion.relays: InCluster for tests",
+    "RelaysUnreachable": "the listed relays do not answer, or stall: their owners look at them; do sandboxes' fences let relay ports pass?",
+    "RelaysFull": "the listed relays take no more circuits or are being drained: start more, or try again later",
+    "ClockSkew": "all heartbeats seem old to a server: its owner sets the node's clock, or sees whether the chain stands still",
     "ProgramFailed": "the program ended with an error: its log is sealed into the result (`veilpod result`) if there is one",
     "ProgramTimeout": "the program needs more time: raise deadlines.compute",
     "ResultTooLarge": "the result exceeds result.maxSize: raise it, or write less to /veilpod/out",
@@ -18,7 +25,6 @@ FAILURES = {
 }
 REASONS = {
     "NoCandidates": "not enough computing servers are Active with capacity and stake: `veilpod node list`",
-    "NoDiversePath": "circuits need relays of different owners: `veilpod node list`, or onion.relays: InCluster for tests",
     "InsufficientFunds": "the release's account needs more coin for the budget, the deposits and gas",
     "UnknownDataset": "no store lists a data set of this name: is its Dataset Ready?",
     "ChainUnavailable": "the chain does not answer the operator: is chain.rpcUrl right, is the node up?",
@@ -29,3 +35,8 @@ REASONS = {
 def remedy(code: str) -> str:
     """What to do about a failure code or a condition's reason; empty when there is nothing to add."""
     return FAILURES.get(code) or REASONS.get(code) or ""
+
+
+def failed_message(failure: Failure) -> str:
+    """The message of the condition Failed."""
+    return "; what to do: ".join(part for part in (f"failed at {failure.stage}", remedy(failure.code)) if part)
