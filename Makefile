@@ -47,6 +47,9 @@ mutation:  ## change the contracts in every small way and see whether a test not
 bench-onion: venv  ## the onion network beside a chain of socat and beside Tor: throughput, CPU, delay, fairness, the price of a circuit
 	@$(PY) -m bench.onion
 
+bench-cluster: venv  ## a data set's way inside a cluster: from a store's pod over relay pods into a sandbox, beside plain TCP between pods
+	@$(PY) -m bench.cluster
+
 bench-virtual: venv  ## a thousand relays on a virtual network: wall time, equal digests, and whether it tells the truth
 	@$(PY) -m bench.virtual
 
@@ -73,4 +76,4 @@ checkers: .venv-contracts/.installed  ## the contract checkers, apart from the p
 	@.venv-contracts/bin/pip install $(PIP) --require-hashes -r requirements/contracts.txt
 	@touch $@
 
-.PHONY: help demo down test check bench-contracts bench-onion bench-virtual bench-channels prove fuzz mutation lock docs venv checkers
+.PHONY: help demo down test check bench-contracts bench-onion bench-cluster bench-virtual bench-channels prove fuzz mutation lock docs venv checkers

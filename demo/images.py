@@ -9,6 +9,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 
 from demo.cluster import Cluster
@@ -25,6 +26,7 @@ SHARED = (
     ROOT / "requirements" / "base.txt",
 )
 EXAMPLE = ROOT / "examples" / "tumour-model"
+_LATELY = 600  # seconds, far more than loading takes
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,18 +48,23 @@ class Image:
         return hashed.hexdigest()[:16]
 
 
-def catalogue() -> tuple[Image, ...]:
-    """Every image of the demo."""
+def processes() -> tuple[Image, ...]:
+    """The images of our own processes that the demo needs."""
     main, trace = ROOT / "Dockerfile", ROOT / "demo" / "veilpod_demo"
-    process = {
+    inputs = {
         "operator": (SOURCE, ROOT / "requirements" / "operator.txt", trace),
         "relay": (*SHARED, SOURCE / "relay"),
         "store": (*SHARED, SOURCE / "store", trace),
         "agent": (*SHARED, SOURCE / "agent", ROOT / "operator" / "launcher", trace),
     }
+    return tuple(Image(target=t, dockerfile=main, context=ROOT, inputs=i, traced=trace in i) for t, i in inputs.items())
+
+
+def catalogue() -> tuple[Image, ...]:
+    """Every image of the demo."""
     anvil = ROOT / "contracts" / "node_modules" / ".bin" / "anvil"
     return (
-        *(Image(target=t, dockerfile=main, context=ROOT, inputs=i, traced=trace in i) for t, i in process.items()),
+        *processes(),
         Image(
             target="tumour-model",
             dockerfile=EXAMPLE / "Dockerfile",
@@ -96,6 +103,7 @@ def _archive(image: Image) -> pathlib.Path:
     if archive.exists():
         with progress.step(f"image: {image.target}") as step:
             step.cached()
+        archive.touch()
         return archive
     base = images.ensure_base()
     images.build(image.target, image.dockerfile, image.context, {"BASE": base})
@@ -103,9 +111,15 @@ def _archive(image: Image) -> pathlib.Path:
         overlay = {"FROM": images.name_of(image.target)}
         images.build("traced", ROOT / "demo" / "Dockerfile", ROOT / "demo", overlay)
         subprocess.run(["podman", "tag", images.name_of("traced"), images.name_of(image.target)], check=True, capture_output=True)
-    for outdated in archive.parent.glob(f"{image.target}-*.tar"):
-        outdated.unlink()
+    forget_outdated(archive.parent, image.target, now=time.time())
     return images.save(images.name_of(image.target), archive)
+
+
+def forget_outdated(folder: pathlib.Path, target: str, *, now: float) -> None:
+    """Remove a target's archives that nobody has asked for lately. Another checkout may be loading one of its own this minute."""
+    for archive in folder.glob(f"{target}-*.tar"):
+        if now - archive.stat().st_mtime > _LATELY:
+            archive.unlink(missing_ok=True)
 
 
 def _push(archive: pathlib.Path, repository: str) -> str:
