@@ -114,6 +114,7 @@ class HostPoint:
                 other.close()
         self._unlinked.clear()
         if self._session.done():
+            self._session.result().attach(leg)  # at once: the session's messages may be in the next cell
             self._linked.put_nowait(leg)
         else:
             self._begin(leg, name, key)

@@ -164,7 +164,9 @@ class OnionSession:
         self._mend()
 
     def attach(self, leg: Leg) -> None:
-        """Use a leg whose other end has shown that it is the same as ever."""
+        """Use a leg whose other end has shown that it is the same as ever, if it is not in use already."""
+        if leg in self._legs:
+            return
         if self._error is not None or len(self._legs) >= _MOST_LEGS:
             leg.close()
             return
