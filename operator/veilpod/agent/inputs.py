@@ -78,7 +78,7 @@ class Inputs:
         if self._refusal is not None:
             raise self._refusal
         if self._missing:
-            # A cookie is good for one meeting, so nobody can come any more.
+            # Their sessions are over for good, so nobody can come any more.
             raise Refused("InputTimeout", f"{self._verified} of {self.total} inputs arrived before their circuits broke")
 
     async def _meet(self, point: RendezvousPoint) -> None:
