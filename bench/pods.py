@@ -56,9 +56,19 @@ def relay(number: int, image: str) -> dict[str, Any]:
     """A relay's pod as its operator's Deployment would make it, without a bound on its bandwidth."""
     owner = {"metadata": {"name": f"relay-{number}", "namespace": WORLD, "uid": ""}}
     deployment = relay_manifests.deployment(
-        owner, release="bench", image=image, port=RELAY_PORT, bandwidth=0, drain=0, operator_cert=_certificate(), log_level="WARNING"
+        owner,
+        0,
+        release="bench",
+        image=image,
+        port=RELAY_PORT,
+        bandwidth=0,
+        burst=0,
+        drain=0,
+        operator_cert=_certificate(),
+        log_level="WARNING",
     )
     template: dict[str, Any] = deployment["spec"]["template"]
+    del template["spec"]["containers"][0]["readinessProbe"]  # it waits for an operator, who is played here once the pods run
     metadata = template["metadata"] | {"name": f"relay-{number}", "namespace": WORLD}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
 
