@@ -7,6 +7,8 @@ from typing import Any
 from unittest import mock
 
 from veilpod.core.onion.geometry import HEADER
+from veilpod.core.onion.messages import DestroyReason
+from veilpod.core.onion.reports import Side
 from veilpod.relay.circuit import RelayCircuit
 from veilpod.relay.router import Relay
 
@@ -32,10 +34,27 @@ def _replay(circuit: RelayCircuit, onward: Callable[..., None], cell: memoryview
 
 
 def _delay(circuit: RelayCircuit, onward: Callable[..., None], cell: memoryview, before: tuple[Any, ...]) -> None:
-    asyncio.get_running_loop().call_later(DELAY, onward, circuit, *before, memoryview(bytearray(cell)))
+    late = memoryview(bytearray(cell))
+    asyncio.get_running_loop().call_later(DELAY, lambda: onward(circuit, *before, late))
 
 
-WAYS: dict[str, Pass] = {"drops": _drop, "tampers": _tamper, "replays": _replay, "delays": _delay}
+def _truncate(circuit: RelayCircuit, onward: Callable[..., None], cell: memoryview, before: tuple[Any, ...]) -> None:
+    circuit.destroy(DestroyReason.FINISHED, Side.NONE)
+
+
+def _accuse(circuit: RelayCircuit, onward: Callable[..., None], cell: memoryview, before: tuple[Any, ...]) -> None:
+    circuit.destroy(DestroyReason.LINK_LOST, Side.NEXT)
+
+
+WAYS: dict[str, Pass] = {
+    "drops": _drop,
+    "tampers": _tamper,
+    "replays": _replay,
+    "delays": _delay,
+    "truncates": _truncate,
+    "accuses": _accuse,
+}
+NAMED = ("tampers", "replays", "truncates", "accuses")  # of these, an end learns a link that the relay is an end of
 
 
 @contextlib.contextmanager

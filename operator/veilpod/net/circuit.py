@@ -228,10 +228,11 @@ class Circuit:
         blamed = self._pair(told.blamed) if told.blamed else None
         return CircuitFailed(f"a relay ended the circuit: {told.reason.name.lower()}", blamed=blamed)
 
-    def _pair(self, positions: tuple[int, int]) -> tuple[int, int] | None:
-        """Node ids of a link between two positions; 0 is ourselves."""
+    def _pair(self, positions: tuple[int, int]) -> tuple[int, int]:
+        """Node ids of a link between two positions; 0 is ourselves. A last hop that accuses who would be behind it accuses itself."""
         ids = (0, *(int(entry.node_id) for entry in self.path))
-        return (ids[positions[0]], ids[positions[1]]) if positions[1] < len(ids) else None
+        near = min(positions[0], len(ids) - 2)
+        return ids[near], ids[near + 1]
 
     def _check(self) -> None:
         if self.error is not None:

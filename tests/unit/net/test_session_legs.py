@@ -7,7 +7,7 @@ from unittest import mock
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.evil_relays import WAYS, evil
+from tests.support.evil_relays import NAMED, WAYS, evil
 from tests.support.virtual_onion import World, world
 
 from veilpod.core.onion.geometry import GEOMETRY, WINDOW, CellClass
@@ -73,6 +73,7 @@ def test_a_transfer_finishes_whatever_relay_fails_in_whatever_way(way, place, up
         async def run():
             host, guest = w.proxy(), w.proxy()
             ends = await meet(host, guest)
+            circuits = [*host._circuits, *guest._circuits]
             guests, hosts = path(guest), path(host)
             relay = {"guest's": guests, "host's": hosts, "meeting": guests[1:]}[place.split()[0]][
                 {"guard": 0, "middle": 1, "relay": 1}[place.split()[1]]
@@ -80,11 +81,15 @@ def test_a_transfer_finishes_whatever_relay_fails_in_whatever_way(way, place, up
             begin = w.net.loop.time()
             giver, taker = ends if up else ends[::-1]
             got = await transfer(giver, taker, BIG, harm=lambda: fail(w, bad, relay, way))
-            return got, w.net.loop.time() - begin
+            blamed = [circuit.error.blamed for circuit in circuits if isinstance(circuit.error, CircuitFailed) and circuit.error.blamed]
+            return got, w.net.loop.time() - begin, relay, blamed
 
-        got, took = w.run(run())
+        got, took, relay, blamed = w.run(run())
     assert got == BIG
     assert took < MEND_SECONDS
+    if way in ("crashes", "ends", *NAMED):
+        assert all(relay in link for link in blamed)
+        assert blamed or way == "crashes"  # which is silence, until the link's own patience ends
 
 
 @settings(max_examples=20, deadline=None)

@@ -24,6 +24,9 @@ _NONCE = bytes(12)
 _AAD = b"veilpod-report-1"
 
 
+_NOBODYS_FAULT = (DestroyReason.PEER_CLOSED, DestroyReason.NO_SUCH_COOKIE)
+
+
 class Side(enum.IntEnum):
     """Which of its links a relay reports."""
 
@@ -91,5 +94,8 @@ def _read(body: bytes, position: int) -> Report:
         reason, side = DestroyReason(body[16]), Side(body[17])
     except ValueError:
         return Report(reason=DestroyReason.PROTOCOL, hop=position, blamed=(position - 1, position))
-    blamed = {Side.NONE: None, Side.PREVIOUS: (position - 1, position), Side.NEXT: (position, position + 1)}[side]
+    if side is Side.NONE and reason in _NOBODYS_FAULT:
+        return Report(reason=reason, hop=position, blamed=None)
+    # Who ends a circuit and accuses nobody did it itself.
+    blamed = (position, position + 1) if side is Side.NEXT else (position - 1, position)
     return Report(reason=reason, hop=position, blamed=blamed)

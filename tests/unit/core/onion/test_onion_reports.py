@@ -27,7 +27,8 @@ def test_the_client_learns_who_reports_what(count, choose, reason, side):
     position = choose.draw(st.integers(1, count))
     hops = keys(count)
     report, links = sent_by(hops, position, reason, side)
-    blamed = {Side.NONE: None, Side.PREVIOUS: (position - 1, position), Side.NEXT: (position, position + 1)}[side]
+    by_itself = None if reason in (DestroyReason.PEER_CLOSED, DestroyReason.NO_SUCH_COOKIE) else (position - 1, position)
+    blamed = {Side.NONE: by_itself, Side.PREVIOUS: (position - 1, position), Side.NEXT: (position, position + 1)}[side]
     assert open_report(hops, report) == Report(reason=reason, hop=position, blamed=blamed)
     assert {len(link) for link in links} == {REPORT}  # its length tells nobody how far it has come
 
