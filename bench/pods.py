@@ -2,6 +2,7 @@
 carry code of the bench. Pure builders."""
 
 import base64
+import dataclasses
 from typing import Any
 
 from bench.inside import (
@@ -119,20 +120,19 @@ def spec(*, program: str, digest: bytes, size: int) -> TaskSpec:
 
 def sandbox(name: str, *, task: TaskId, spec: TaskSpec, agent: str, relays: list[str], cpu: int | None) -> dict[str, Any]:
     """The sandbox's pod; `cpu`: millis for its agent, None for what the product gives. Nobody here gathers evidence of its end."""
-    share: dict[str, Any] = {} if cpu is None else {"agent_cpu": cpu}
+    offered = SandboxClass(name="standard", scratch=32 << 20, grace_seconds=1)
     pod = sandbox_pod(
         name=name,
         namespace=SANDBOXES,
         release="bench",
         assignment=Assignment(name=name, task=task, index=ServerIndex(0), incarnation=1),
         spec=spec,
-        sandbox_class=SandboxClass(name="standard", scratch=32 << 20, grace_seconds=1),
+        sandbox_class=offered if cpu is None else dataclasses.replace(offered, agent_cpu=cpu),
         agent_image=agent,
         operator_cert=CERTIFICATE,
         relay_endpoints=[f"{host}:{RELAY_PORT}" for host in relays],
         canaries=[CANARY],
         deadline_seconds=2 * _SECONDS,
-        **share,
     )
     del pod["metadata"]["finalizers"]
     return pod

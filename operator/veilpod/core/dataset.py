@@ -102,10 +102,12 @@ def seal_stream(plaintext: Iterable[bytes], *, header: Header, data_key: bytes) 
         pending += piece
         # A full chunk is held back until more follows: only then it is known not to be the last.
         while len(pending) > CHUNK:
-            yield cipher.encrypt(_nonce(header, counter), bytes(pending[:CHUNK]), binding + b"\0")
+            with memoryview(pending) as view:
+                sealed = cipher.encrypt(_nonce(header, counter), view[:CHUNK], binding + b"\0")
             del pending[:CHUNK]
+            yield sealed
             counter += 1
-    yield cipher.encrypt(_nonce(header, counter), bytes(pending), binding + b"\1")
+    yield cipher.encrypt(_nonce(header, counter), pending, binding + b"\1")
 
 
 class Opener:
@@ -123,17 +125,19 @@ class Opener:
         self._pending += piece
         if self._header is None and not self._take_header():
             return b""
-        opened = bytearray()
-        while len(self._pending) > CHUNK + TAG:
-            opened += self._open(bytes(self._pending[: CHUNK + TAG]), last=False)
-            del self._pending[: CHUNK + TAG]
-        return bytes(opened)
+        opened, done = [], 0
+        with memoryview(self._pending) as view:
+            while len(view) - done > CHUNK + TAG:
+                opened.append(self._open(view[done : done + CHUNK + TAG], last=False))
+                done += CHUNK + TAG
+        del self._pending[:done]
+        return opened[0] if len(opened) == 1 else b"".join(opened)
 
     def finish(self) -> bytes:
         """Open the last chunk. Raises ProtocolViolation when the object was cut off, altered or continued."""
         if self._header is None:
             raise ProtocolViolation("ObjectTampered", "the object ends within its header")
-        return self._open(bytes(self._pending), last=True)
+        return self._open(self._pending, last=True)
 
     def _take_header(self) -> bool:
         self._header = parse_header(bytes(self._pending[: len(MAGIC) + 4 + MAX_HEADER]))
@@ -143,7 +147,7 @@ class Opener:
         del self._pending[: len(self._header.raw)]
         return True
 
-    def _open(self, sealed: bytes, *, last: bool) -> bytes:
+    def _open(self, sealed: bytearray | memoryview, *, last: bool) -> bytes:
         assert self._header is not None
         try:
             chunk = self._cipher.decrypt(_nonce(self._header, self._counter), sealed, self._binding + (b"\1" if last else b"\0"))

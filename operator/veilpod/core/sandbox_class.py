@@ -14,12 +14,13 @@ _CPU = re.compile(r"^([0-9]+)(m?)$")
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxClass:
-    """`cpu` in millis; `memory` and `scratch` in bytes; `canaries` are ip:port."""
+    """`cpu` (the most for a program) and `agent_cpu` (what the agent gets beside it) in millis; sizes in bytes; `canaries` are ip:port."""
 
     name: str
     tier: str = "T0"
     runtime_class: str = ""
     cpu: int = 4000
+    agent_cpu: int = 200
     memory: int = 8 << 30
     scratch: int = 1 << 30
     canaries: tuple[str, ...] = ()
@@ -38,6 +39,7 @@ def parse_sandbox_class(manifest: Mapping[str, Any]) -> SandboxClass:
             tier=spec["tier"],
             runtime_class=spec.get("runtimeClassName", ""),
             cpu=to_millis(limits.get("cpu", "4")),
+            agent_cpu=to_millis(spec.get("agent", {}).get("cpu", "200m")),
             memory=to_bytes(limits.get("memory", "8Gi")),
             scratch=to_bytes(limits.get("scratch", "1Gi")),
             canaries=tuple(spec.get("canaries", ())),

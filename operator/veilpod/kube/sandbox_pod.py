@@ -56,20 +56,19 @@ def sandbox_pod(
     relay_endpoints: Sequence[str],
     canaries: Sequence[str],
     deadline_seconds: int,
-    agent_cpu: int = 200,
     user_namespaces_supported: bool = False,
     pull_policy: str = "IfNotPresent",
 ) -> dict[str, Any]:
     """Build the pod.
 
     `relay_endpoints` and `canaries` are ip:port, for netguard; the class's canaries are added. `deadline_seconds` is the time until the
-    task's last deadline. `agent_cpu` is in millis. `user_namespaces_supported`: the node advertises them for this runtime. Raises
+    task's last deadline. `user_namespaces_supported`: the node advertises them for this runtime. Raises
     InvalidInput for an image without digest, or when netguard would have nothing to prove.
     """
     every_canary = tuple(dict.fromkeys([*canaries, *sandbox_class.canaries]))
     if not relay_endpoints or not every_canary:
         raise InvalidInput("NothingToProve", "netguard needs at least one relay that answers and one canary that must not")
-    sizes = _Sizes.of(spec, assignment.index, sandbox_class, agent_cpu)
+    sizes = _Sizes.of(spec, assignment.index, sandbox_class)
     guard = ["--allow", *relay_endpoints, "--canary", *every_canary]
     pod: dict[str, Any] = {
         "apiVersion": "v1",
@@ -131,14 +130,14 @@ class _Sizes:
     scratch: int
 
     @classmethod
-    def of(cls, spec: TaskSpec, index: ServerIndex, offered: SandboxClass, agent_cpu: int) -> "_Sizes":
+    def of(cls, spec: TaskSpec, index: ServerIndex, offered: SandboxClass) -> "_Sizes":
         own = [item.size for item in spec.inputs if item.to == index]
         # The archive, its sealed form and what lies between are in memory at once.
         result = 4 * spec.result.max_size if spec.result.sender == index else 0
         peers = 16 * _MIB * len(spec.peers(index))
         memory = spec.program.memory
         return cls(
-            agent_cpu=agent_cpu,
+            agent_cpu=offered.agent_cpu,
             agent_memory=_whole(_AGENT_BASE + sum(own) + max(own, default=0) + result + peers),
             program_cpu=to_millis(spec.program.cpu),
             program_memory=memory,

@@ -268,10 +268,13 @@ def test_the_class_is_read_as_the_api_server_gives_it_and_bounds_the_task() -> N
             "denyHostAccess": True,
             "userNamespaces": "WhenSupported",
             "terminationGracePeriodSeconds": 5,
+            "agent": {"cpu": "1"},
         },
     }
     made = parse_sandbox_class(manifest)
     assert (made.tier, made.cpu, made.memory, made.scratch, made.grace_seconds) == ("T1", 1500, 2 << 30, 128 << 20, 5)
+    [agent] = [each for each in build(sandbox_class=made)["spec"]["initContainers"] if each["name"] == "agent"]
+    assert agent["resources"]["limits"]["cpu"] == "1000m"
     check_fits(SPEC, made)
     with pytest.raises(Refused):
         check_fits(SPEC, dataclasses.replace(made, memory=1 << 20))
