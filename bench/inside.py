@@ -241,6 +241,7 @@ class Commands:
             relay=descriptor.relay,
             cookie=descriptor.cookie,
             service_key=descriptor.service_key,
+            constant_rate=0,
             hops=self._spec.hops,
             in_cluster=False,
             seconds=int(_EVENT_SECONDS),

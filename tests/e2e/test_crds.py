@@ -26,7 +26,7 @@ def test_a_task_of_four_lines_is_completed_with_finite_defaults(cluster_release:
     assert stored is not None, refusal
     completed = stored["spec"]
     assert completed["deadlines"] == {"schedule": "2m", "inputs": "5m", "compute": "30m", "total": "1h"}
-    assert completed["onion"] == {"hops": 3, "relays": "Any"}
+    assert completed["onion"] == {"hops": 3, "relays": "Any", "constantRate": 0}
     assert completed["topology"] == {"type": "None"}
     assert completed["program"]["resources"] == {"cpu": "1", "memory": "1Gi"}
     assert completed["roles"] == [{"name": "solo", "replicas": 1}]
@@ -142,6 +142,7 @@ def test_what_fits_together_is_accepted(cluster_release: Cluster, path, value):
         ("deadlines.inputs", "59s", "to at least 60s each"),
         ("quorum.min", 3, "not above its replicas"),
         ("onion.hops", 2, "greater than or equal to 3"),
+        ("onion.constantRate", "1Ki", "between 256Ki and 1Gi"),
         ("onion.relays", "Mine", 'supported values: "Any", "InCluster"'),
         ("sandboxClassName", "Standard", "write the name of a SandboxClass"),
     ],

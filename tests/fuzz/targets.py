@@ -180,6 +180,7 @@ class _Paths:
         self.build = mock.AsyncMock(side_effect=[circuit, CircuitFailed("no other")])
         self.places = mock.Mock(return_value=[])
         self.watch = mock.Mock()
+        self.constant_rate = 0
 
 
 async def _never(_: Any) -> Leg:
@@ -228,7 +229,7 @@ async def _client(provider: FuzzedDataProvider) -> None:
             guest = Guest(paths, relay=ENTRY.node_id, cookie=bytes(20), service_key=KEYS.newest.public)
             work.append(asyncio.ensure_future(guest.join()))
         case 2:
-            leg = Leg(circuit, HopKeys(bytes(32)), guest=True)
+            leg = Leg(circuit, HopKeys(bytes(32)), guest=True, rate=0)
             peer = HopKeys(bytes(32))
             session = OnionSession(leg, session_id=bytes(32), guest=True, meet_again=_never)
             work.append(asyncio.ensure_future(session.open_stream("s")))

@@ -351,6 +351,7 @@ async def deliver(operator: stores.Linked, item: SealedObject, *, node: int, ind
             service_key=descriptor.service_key,
             hops=3,
             in_cluster=False,
+            constant_rate=0,
             seconds=seconds,
         )
     )

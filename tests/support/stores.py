@@ -20,7 +20,7 @@ KEYS: NodeKeys = node_keys(SigningKey(secret=b"\x31" * 32))
 SEAL_PUBLIC = KEYS.seal.public_key().public_bytes_raw()
 
 
-def no_onion(*, directory: Callable[[], Sequence[RelayEntry]], hops: int, in_cluster: bool) -> Onion:
+def no_onion(*, directory: Callable[[], Sequence[RelayEntry]], hops: int, in_cluster: bool, constant_rate: int) -> Onion:
     raise AssertionError("this test builds no circuit")
 
 

@@ -82,6 +82,7 @@ def _make_onion(configuration: Callable[[], Configuration], service: Service) ->
         directory=lambda: configuration().directory,
         hops=spec.hops,
         in_cluster=spec.relays == "InCluster",
+        constant_rate=spec.constant_rate,
         trace=demonstration.trace(tell),
     )
 

@@ -106,6 +106,7 @@ class Deliveries:
             service_key=descriptor.service_key,
             hops=spec.hops,
             in_cluster=spec.relays == "InCluster",
+            constant_rate=spec.constant_rate,
             seconds=max(1, min(task.terms.complete_by - now, _ORDER_SECONDS)),
         )
 

@@ -12,6 +12,7 @@ from veilpod.core.grant import Grant, parse_grant
 from veilpod.core.ids import Address, NodeId, ResourceId, ServerIndex, TaskId
 from veilpod.core.keys import SIGNATURE_BYTES
 from veilpod.core.meeting import MAX_SERVERS
+from veilpod.core.onion.legs import MAX_RATE
 from veilpod.core.typed_data import Domain
 
 _OPERATOR = "operator"
@@ -84,7 +85,8 @@ class DeliveryObject:
 class DeliveryOrder:
     """What to deliver to a sandbox in one meeting, and where it can be met.
 
-    `statement` is the digest on chain, `hops` and `in_cluster` are the specification's words on circuits, `seconds` is the time there is.
+    `statement` is the digest on chain; `hops`, `in_cluster` and `constant_rate` are the specification's words on circuits; `seconds` is the
+    time there is.
     """
 
     sandbox: SandboxRef
@@ -95,6 +97,7 @@ class DeliveryOrder:
     service_key: bytes
     hops: int
     in_cluster: bool
+    constant_rate: int
     seconds: int
 
     def document(self) -> dict[str, Any]:
@@ -105,6 +108,7 @@ class DeliveryOrder:
             "statement": to_hex(self.statement),
             "hops": self.hops,
             "inCluster": self.in_cluster,
+            "constantRate": self.constant_rate,
             "seconds": self.seconds,
             "descriptor": {"relay": int(self.relay), "cookie": to_hex(self.cookie), "serviceKey": to_hex(self.service_key)},
         }
@@ -170,6 +174,7 @@ def parse_order(value: Any) -> DeliveryOrder:
         statement=fields.data("statement", 32),
         hops=fields.integer("hops", minimum=1, maximum=8),
         in_cluster=fields.flag("inCluster"),
+        constant_rate=fields.integer("constantRate", maximum=MAX_RATE),
         seconds=fields.integer("seconds", minimum=1, maximum=_MAX_SECONDS),
         relay=NodeId(descriptor.integer("relay", minimum=1)),
         cookie=descriptor.data("cookie", 20),

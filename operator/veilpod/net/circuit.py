@@ -119,6 +119,11 @@ class Circuit:
         """Wait while the link has too much of this circuit queued."""
         await self._link.ready(self._id)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether `ready` would return at once."""
+        return self._link.has_room(self._id)
+
     def silent(self) -> None:
         """Say that its user waits for an answer in vain. Nobody can be blamed, and everybody on the path avoided."""
         if self.on_silent is not None:

@@ -197,6 +197,10 @@ class Link(asyncio.BufferedProtocol):
         """Wait while too much of this circuit is queued here. Returns when the link is lost, too: sends then go nowhere."""
         await self._queues.room(circ_id)
 
+    def has_room(self, circ_id: int) -> bool:
+        """Whether little enough of this circuit is queued here."""
+        return self._queues.has_room(circ_id)
+
     def pause_reading(self) -> None:
         """Stop taking bytes from the peer: this process holds too much already."""
         self._transport.pause_reading()

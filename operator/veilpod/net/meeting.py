@@ -41,6 +41,10 @@ class End(Protocol):
 class Paths(Protocol):
     """What a meeting needs of its onion proxy."""
 
+    @property
+    def constant_rate(self) -> int:
+        """Bytes a second of each leg, whatever is said; 0 for as they come."""
+
     async def build(self, purpose: str, *, last: NodeId, avoid: Collection[NodeId] = ()) -> Circuit: ...
     def places(self, *, cookie: bytes, service_key: bytes, avoid: Collection[NodeId]) -> Sequence[Place]: ...
     def watch(self, end: End) -> None:
@@ -88,7 +92,7 @@ class HostPoint:
             target, static=self._service, client=skin, ephemeral=X25519PrivateKey.generate(), encapsulated=skin.encapsulate()
         )
         self._waiting.discard(waiting)
-        leg = Leg(waiting.circuit, HopKeys(answer.seed), guest=False)
+        leg = Leg(waiting.circuit, HopKeys(answer.seed), guest=False, rate=self._paths.constant_rate)
         leg.owner = self
         if len(self._unlinked) >= _UNLINKED:
             self._unlinked.pop(next(iter(self._unlinked))).close()
@@ -271,7 +275,7 @@ class Guest:
     async def _meet_at(self, place: Place, avoid: Collection[NodeId], *, seconds: float) -> Leg:
         circuit = await self._paths.build("meeting", last=place.relay, avoid=avoid)
         try:
-            joining = _Joining(circuit, _target(circuit, place.cookie, self._service_key))
+            joining = _Joining(circuit, _target(circuit, place.cookie, self._service_key), rate=self._paths.constant_rate)
             circuit.send_message(RelayCommand.JOIN, pack_join(place.cookie, joining.onionskin))
             async with asyncio.timeout(seconds):
                 return await joining.met
@@ -287,8 +291,8 @@ class Guest:
 class _Joining:
     """Waits for the host's answer."""
 
-    def __init__(self, circuit: Circuit, target: ntor.Target) -> None:
-        self._circuit, self._target, self._ephemeral = circuit, target, ntor.Ephemeral.generate()
+    def __init__(self, circuit: Circuit, target: ntor.Target, *, rate: int) -> None:
+        self._circuit, self._target, self._ephemeral, self._rate = circuit, target, ntor.Ephemeral.generate(), rate
         self.onionskin = ntor.onionskin(target, self._ephemeral)
         self.met: asyncio.Future[Leg] = asyncio.get_running_loop().create_future()
         circuit.receiver = self
@@ -299,7 +303,7 @@ class _Joining:
         if message.command is not RelayCommand.MET or self.met.done():
             raise ProtocolViolation("BadMessage", f"{message.command.name} before a meeting", party="relay")
         seed = ntor.finish(self._target, parse_created(bytes(message.data)).reply, ephemeral=self._ephemeral)
-        self.met.set_result(Leg(self._circuit, HopKeys(seed), guest=True))
+        self.met.set_result(Leg(self._circuit, HopKeys(seed), guest=True, rate=self._rate))
 
     def on_failed(self, error: VeilpodError) -> None:
         """Nobody waits there, or not who was expected."""

@@ -25,9 +25,16 @@ class Mux:
     """The streams of one carrier. `on_begin` is called for each stream that the peer opens; it accepts or ends it."""
 
     def __init__(
-        self, carrier: Carrier, cell_class: CellClass, *, first_id: int, on_begin: Callable[[MuxStream], None] | None, hold: Hold
+        self,
+        carrier: Carrier,
+        cell_class: CellClass,
+        *,
+        first_id: int,
+        on_begin: Callable[[MuxStream], None] | None,
+        hold: Hold,
+        pads: bool = True,
     ) -> None:
-        self.carrier, self.hold = carrier, hold
+        self.carrier, self.hold, self._pads = carrier, hold, pads
         self.window = WINDOW[cell_class]
         self._on_begin = on_begin
         self._streams: dict[int, MuxStream] = {}
@@ -166,7 +173,7 @@ class Mux:
             await self.carrier.ready()
             if self._error is not None or self._credit <= 0:
                 continue
-            last = padded(self._said + 1) == self._said + 1
+            last = not self._pads or padded(self._said + 1) == self._said + 1
             self._credit -= 1
             self.say(RelayCommand.DROP, b"", flags=FIN if last else 0)
             self._ended = last

@@ -46,7 +46,10 @@ RENDEZVOUS_SECONDS = 3600
 
 
 class OnionProxy:
-    """An onion proxy over a directory that may change under it. `trace` is for demonstrations only: it learns paths."""
+    """An onion proxy over a directory that may change under it. `trace` is for demonstrations only: it learns paths.
+
+    `constant_rate`: bytes a second that each leg of a session sends, whatever is said; both ends must have the same.
+    """
 
     def __init__(
         self,
@@ -54,12 +57,13 @@ class OnionProxy:
         directory: Callable[[], Sequence[RelayEntry]],
         hops: int,
         in_cluster: bool,
+        constant_rate: int = 0,
         trace: Trace | None = None,
         cell_class: CellClass = CellClass.BULK,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._directory, self._hops, self._in_cluster, self._trace = directory, hops, in_cluster, trace
-        self._cell_class, self._clock = cell_class, clock
+        self._cell_class, self._clock, self.constant_rate = cell_class, clock, constant_rate
         self._chance = random.SystemRandom().random
         self._links = LinkPool(self, identity=None, budget=Budget())
         self._guards: list[NodeId] = []

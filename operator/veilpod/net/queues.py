@@ -51,9 +51,13 @@ class Queues:
         self._wake()
         return held
 
+    def has_room(self, circ_id: int) -> bool:
+        """Whether `room` would return at once."""
+        return self.length(circ_id) <= _READY
+
     async def room(self, circ_id: int) -> None:
         """Wait while too much of a circuit is queued."""
-        while self.length(circ_id) > _READY:
+        while not self.has_room(circ_id):
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters.append((circ_id, waiter))
             await waiter
@@ -61,7 +65,7 @@ class Queues:
     def _wake(self) -> None:
         waiting, self._waiters = self._waiters, []
         for circ_id, waiter in waiting:
-            if self.length(circ_id) > _READY:
+            if not self.has_room(circ_id):
                 self._waiters.append((circ_id, waiter))
             elif not waiter.done():
                 waiter.set_result(None)

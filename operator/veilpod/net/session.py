@@ -53,7 +53,9 @@ class OnionSession:
         self.id = session_id
         self.cell_class: CellClass = leg.circuit.cell_class
         self._meet_again = meet_again
-        self._mux = Mux(self, self.cell_class, first_id=1 if guest else 2, on_begin=self._begun, hold=Hold(_UNREAD))
+        self._paced = leg.paced  # then neither padding nor a second leg tells how much is said
+        first = 1 if guest else 2
+        self._mux = Mux(self, self.cell_class, first_id=first, on_begin=self._begun, hold=Hold(_UNREAD), pads=not self._paced)
         self._accepted: asyncio.Queue[MuxStream | None] = asyncio.Queue()
         self._error: VeilpodError | None = None
         self._legs: list[Leg] = []
@@ -130,7 +132,7 @@ class OnionSession:
                 self._changed.clear()
                 await self._changed.wait()
             else:
-                await leg.circuit.ready()
+                await leg.ready()
                 if leg.circuit.error is None:
                     return
 
@@ -172,6 +174,7 @@ class OnionSession:
             return
         leg.owner, leg.newest = self, lambda: self._received
         self._legs.append(leg)
+        leg.begin()
         if leg.circuit.error is not None:
             self.on_leg_failed(leg, leg.circuit.error)
         self._changed.set()
@@ -204,7 +207,7 @@ class OnionSession:
     async def _send_again(self) -> None:
         try:
             while self._again and (leg := self._best()) is not None:
-                await leg.circuit.ready()
+                await leg.ready()
                 if self._again and not leg.stalled and leg.circuit.error is None:
                     sent = self._again.popleft()
                     if self._unconfirmed and sent.number >= self._unconfirmed[0].number:
@@ -269,7 +272,7 @@ class OnionSession:
             self._mend()
 
     def _lacking(self) -> bool:
-        much = max(self._carried.values(), default=0) >= WINDOW[self.cell_class].circuit
+        much = max(self._carried.values(), default=0) >= WINDOW[self.cell_class].circuit and not self._paced
         return sum(not leg.stalled for leg in self._legs) < 1 + much
 
     def _mend(self) -> None:
@@ -307,9 +310,10 @@ class OnionSession:
         self._looking.cancel()
         legs, self._legs = self._legs, []
         for leg in legs:
-            if tell is not None:
-                leg.send(0, RelayCommand.END, bytes((tell,)))
-            leg.close()
+            if tell is None:
+                leg.close()
+            else:
+                leg.leave(tell)
         if self._mending is not None and self._mending is not asyncio.current_task():
             self._mending.cancel()
         self._unconfirmed.clear()

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 class Deliveries:
     """Runs orders, a few at a time. `emit` tells the operator: `grant-wanted`, `delivered`, `delivery-failed`."""
 
-    def __init__(self, blobs: Blobs, *, onion: Callable[[int, bool], Onion], emit: Emit) -> None:
+    def __init__(self, blobs: Blobs, *, onion: Callable[[DeliveryOrder], Onion], emit: Emit) -> None:
         self._blobs, self._onion, self._emit = blobs, onion, emit
         self._running: dict[SandboxRef, asyncio.Task[None]] = {}
         self._outcomes: dict[SandboxRef, str] = {}
@@ -115,7 +115,7 @@ class Deliveries:
 
     async def _meet(self, order: DeliveryOrder) -> None:
         arrived = self._arrived.setdefault(order.sandbox, set())
-        proxy = self._onion(order.hops, order.in_cluster)
+        proxy = self._onion(order)
         try:
             session = await proxy.connect(relay=order.relay, cookie=order.cookie, service_key=order.service_key)
         except (Refused, CircuitFailed) as error:

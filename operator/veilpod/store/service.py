@@ -19,7 +19,7 @@ from veilpod.core.canonical import to_hex
 from veilpod.core.fields import Fields
 from veilpod.core.ids import TaskId
 from veilpod.core.onion.directory import RelayEntry
-from veilpod.core.store_messages import parse_grant_command, parse_order, parse_terms
+from veilpod.core.store_messages import DeliveryOrder, parse_grant_command, parse_order, parse_terms
 from veilpod.errors import ProtocolViolation, Refused
 from veilpod.net.control import ControlServer, Handler
 from veilpod.net.process import Listen
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 class OnionFactory(Protocol):
     """Makes an onion proxy over a directory that may change under it."""
 
-    def __call__(self, *, directory: Callable[[], Sequence[RelayEntry]], hops: int, in_cluster: bool) -> Onion: ...
+    def __call__(self, *, directory: Callable[[], Sequence[RelayEntry]], hops: int, in_cluster: bool, constant_rate: int) -> Onion: ...
 
 
 class Service:
@@ -48,7 +48,7 @@ class Service:
     def __init__(self, *, data: pathlib.Path, quota: int, operator_cert: bytes, onion: OnionFactory) -> None:
         self._make_onion = onion
         self._relays: list[RelayEntry] = []
-        self._proxies: dict[tuple[int, bool], Onion] = {}
+        self._proxies: dict[tuple[int, bool, int], Onion] = {}
         self.blobs = Blobs(data / "objects", quota=quota)
         self.mailbox = Mailbox(data / "mailbox", changed=self._mailbox_changed)
         self.deliveries = delivery.Deliveries(self.blobs, onion=self._onion, emit=self._emit)
@@ -188,11 +188,13 @@ class Service:
     def _mailbox_changed(self, task: TaskId, what: str, index: int) -> None:
         self._emit("mailbox", {"taskId": to_hex(task), "what": what, "index": index})
 
-    def _onion(self, hops: int, in_cluster: bool) -> Onion:
+    def _onion(self, order: DeliveryOrder) -> Onion:
         # One proxy for each kind of path, made at its first delivery: a mailbox never needs one.
-        if (hops, in_cluster) not in self._proxies:
-            self._proxies[hops, in_cluster] = self._make_onion(directory=lambda: self._relays, hops=hops, in_cluster=in_cluster)
-        return self._proxies[hops, in_cluster]
+        kind = (order.hops, order.in_cluster, order.constant_rate)
+        if kind not in self._proxies:
+            hops, in_cluster, rate = kind
+            self._proxies[kind] = self._make_onion(directory=lambda: self._relays, hops=hops, in_cluster=in_cluster, constant_rate=rate)
+        return self._proxies[kind]
 
     def _measure(self) -> dict[str, float]:
         return {"used_bytes": self.blobs.used(), "tasks": len(self.mailbox.tasks()), "deliveries": self.deliveries.active}

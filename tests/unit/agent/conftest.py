@@ -18,8 +18,8 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 async def world(tmp_path: pathlib.Path, launcher: pathlib.Path) -> AsyncIterator[World]:
     """Relays, a mailbox and two stores, real ones; sandboxes are added by `start`."""
 
-    def proxy(*, directory: Callable[[], Sequence[RelayEntry]], hops: int, in_cluster: bool) -> OnionProxy:
-        return OnionProxy(directory=directory, hops=hops, in_cluster=in_cluster)
+    def proxy(*, directory: Callable[[], Sequence[RelayEntry]], hops: int, in_cluster: bool, constant_rate: int) -> OnionProxy:
+        return OnionProxy(directory=directory, hops=hops, in_cluster=in_cluster, constant_rate=constant_rate)
 
     built = World(tmp_path, launcher)
     async with built.stack as stack:

@@ -20,8 +20,8 @@ MEGABYTES = int(os.environ.get("VEILPOD_BLOCKS_MB", "4"))  # 512 there and back 
 MOST = GEOMETRY[CellClass.SMALL].inner_data_max
 
 
-def observed(*said: bytes) -> str:
-    """Everything that could be seen of a meeting on circuits of SMALL cells, in which these were said and echoed."""
+def observed(*said: bytes, rate: int = 0) -> str:
+    """Everything that could be seen of a meeting of half a minute on circuits of SMALL cells, in which these were said and echoed."""
     with world(4) as w:
 
         async def echo(waiting: HostPoint) -> None:
@@ -31,12 +31,13 @@ def observed(*said: bytes) -> str:
                     await stream.write(data)
 
         async def meet() -> HostPoint:
-            point = await w.proxy(cell_class=CellClass.SMALL).rendezvous()
+            point = await w.proxy(cell_class=CellClass.SMALL, constant_rate=rate).rendezvous()
             w.net.hosts["172.16.9.1"].start(echo(point))
             return point
 
         async def say(point: HostPoint) -> None:
-            session = await w.proxy(cell_class=CellClass.SMALL).connect(
+            begin = w.net.loop.time()
+            session = await w.proxy(cell_class=CellClass.SMALL, constant_rate=rate).connect(
                 relay=point.relay, cookie=point.cookie, service_key=point.service_key
             )
             stream = await session.open_stream("s")
@@ -44,6 +45,7 @@ def observed(*said: bytes) -> str:
                 await stream.write(message)
                 await stream.readexactly(len(message))
                 await asyncio.sleep(0.1)
+            await asyncio.sleep(begin + 30 - w.net.loop.time())
             await session.close()
             await asyncio.sleep(10)
 
@@ -72,6 +74,11 @@ def test_what_is_said_cannot_be_told_from_when_and_how_much(said, or_else):
 )
 def test_what_the_page_does_not_promise_can_be_told(said, or_else):
     assert observed(*said) != observed(*or_else)
+
+
+@pytest.mark.parametrize("said", [[bytes(2 * MOST)], [b"y"] * 20, [bytes(300_000), b"and more"]])
+def test_at_a_constant_rate_nothing_can_be_told(said):
+    assert observed(*said, rate=1 << 17) == observed(rate=1 << 17)
 
 
 def test_no_block_is_on_two_links_or_twice_on_one():

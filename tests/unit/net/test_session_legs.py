@@ -216,3 +216,16 @@ def test_nobody_joins_a_session_without_its_key():
                 await ends[1].accept_stream()
 
         w.run(run())
+
+
+@pytest.mark.parametrize("way", ["crashes", "drops", "truncates"])
+def test_a_session_of_constant_rate_outlives_a_relay_too(way):
+    with world(9) as w, evil() as bad:
+
+        async def run():
+            host, guest = w.proxy(constant_rate=1 << 20), w.proxy(constant_rate=1 << 20)
+            ends = await meet(host, guest)
+            relay = path(guest)[1]
+            assert await transfer(*ends, BIG, harm=lambda: fail(w, bad, relay, way)) == BIG
+
+        w.run(run())

@@ -41,6 +41,7 @@ def order(*, seconds: int) -> DeliveryOrder:
         service_key=b"s" * 32,
         hops=3,
         in_cluster=False,
+        constant_rate=0,
         seconds=seconds,
     )
 
@@ -53,7 +54,7 @@ async def deliveries(directory: pathlib.Path, onion: LonelyOnion) -> AsyncIterat
         events.put_nowait(f"{event} {data.get('code', '')}".strip())
 
     blobs = Blobs(directory, quota=1 << 20)
-    made = Deliveries(blobs, onion=lambda hops, in_cluster: onion, emit=emit)  # type: ignore[arg-type,return-value]
+    made = Deliveries(blobs, onion=lambda order: onion, emit=emit)  # type: ignore[arg-type,return-value]
     running = asyncio.create_task(made.run())
     await asyncio.sleep(0)
     try:

@@ -18,6 +18,7 @@ from veilpod.errors import ProtocolViolation
 
 _NUMBERS = struct.Struct(">III")
 MAX_NUMBER = (1 << 32) - 1
+MIN_RATE, MAX_RATE = 256 << 10, 1 << 30  # bytes a second of a leg with a constant rate
 PLACES = 3  # relays at which two ends look for each other
 _PROOF = b"veilpod-leg-1"
 _PLACES = b"veilpod-places-1"

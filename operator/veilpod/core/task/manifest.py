@@ -135,6 +135,7 @@ def _parse(spec: Mapping[str, Any]) -> Manifest:
         quorum=specs.Quorum(role=quorum.get("role", ""), min=quorum.get("min", 0)),
         hops=onion.get("hops", 3),
         relays=onion.get("relays", "Any"),
+        constant_rate=to_bytes(onion.get("constantRate", 0)),
         sandbox_class=spec.get("sandboxClassName", "standard"),
     )
     budget = to_units(payment["budget"], decimals)

@@ -12,6 +12,7 @@ from veilpod.core.channel.state import channel_id, order
 from veilpod.core.entities import ChannelTerms, Terms
 from veilpod.core.fields import Fields, address_bytes
 from veilpod.core.ids import Address, ChannelId, NodeId, ResourceId, ServerIndex, TaskId
+from veilpod.core.onion.legs import MAX_RATE, MIN_RATE
 from veilpod.core.task.spec_values import (
     Deadlines,
     Input,
@@ -92,6 +93,7 @@ def decode_spec(data: bytes) -> TaskSpec:
         quorum=_quorum(top.fields("quorum")),
         hops=onion.integer("hops", minimum=1, maximum=8),
         relays=onion.choice("relays", RELAY_POLICIES),
+        constant_rate=onion.integer("constantRate", maximum=MAX_RATE),
         sandbox_class=top.text("sandboxClass"),
     )
     for fields in (result, payment, onion, top):
@@ -102,6 +104,8 @@ def decode_spec(data: bytes) -> TaskSpec:
 
 def check_spec(spec: TaskSpec) -> None:
     """Check what holds between fields. Raises ProtocolViolation("BadSpec")."""
+    if spec.constant_rate and spec.constant_rate < MIN_RATE:
+        raise _bad("a constant rate is 0, or at least 256 KiB a second: a message would wait too long for its tick")
     names = [role.name for role in spec.roles]
     count = len(spec.servers)
     if not 1 <= count <= MAX_SERVERS or len(set(names)) != len(names):

@@ -118,6 +118,7 @@ class TaskSpec:
     hops: int
     relays: str
     sandbox_class: str
+    constant_rate: int = 0  # bytes a second of each leg, 0 for as they come
 
     @property
     def servers(self) -> tuple[Server, ...]:
@@ -174,7 +175,7 @@ class TaskSpec:
             },
             "deadlines": dataclasses.asdict(self.deadlines),
             "quorum": {"role": self.quorum.role, "min": self.quorum.min},
-            "onion": {"hops": self.hops, "relays": self.relays},
+            "onion": {"hops": self.hops, "relays": self.relays, "constantRate": self.constant_rate},
             "sandboxClass": self.sandbox_class,
         }
 

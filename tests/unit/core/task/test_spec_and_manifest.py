@@ -54,6 +54,13 @@ def test_a_manifest_becomes_a_specification_that_reads_back_the_same() -> None:
     assert spec.links == ((0, 1), (0, 2))
 
 
+def test_a_constant_rate_goes_from_the_manifest_to_the_chain_and_is_not_too_slow_to_use() -> None:
+    spec = complete(MANIFEST | {"onion": {"constantRate": "1Mi"}})
+    assert specs.decode_spec(spec.encode()).constant_rate == 1 << 20
+    with pytest.raises(ProtocolViolation):
+        specs.decode_spec(dataclasses.replace(spec, constant_rate=1000).encode())
+
+
 @pytest.mark.parametrize(
     ("found", "reason"),
     [
