@@ -32,9 +32,10 @@ from veilpod.core.onion.messages import (
 from veilpod.core.onion.reports import open_report, parse_destroy
 from veilpod.errors import CircuitFailed, VeilpodError
 from veilpod.net.circuit import Circuit
+from veilpod.net.guest import Guest
 from veilpod.net.leg import Leg
 from veilpod.net.link import Link
-from veilpod.net.meeting import Guest, Paths
+from veilpod.net.meeting import Paths
 from veilpod.net.mux import Mux
 from veilpod.net.onion import OnionProxy
 from veilpod.net.session import OnionSession

@@ -29,9 +29,11 @@ from veilpod.core.onion.trouble import trouble_of
 from veilpod.errors import CircuitFailed, ProtocolViolation, Refused, VeilpodError
 from veilpod.net.budget import Budget
 from veilpod.net.circuit import Circuit, CircuitSummary, Trace
+from veilpod.net.guest import Guest
+from veilpod.net.host import HostPoint, establish
 from veilpod.net.link import Link
 from veilpod.net.links import LinkPool
-from veilpod.net.meeting import End, Guest, HostPoint, establish
+from veilpod.net.meeting import End
 from veilpod.net.mux import Mux
 from veilpod.net.session import OnionSession
 from veilpod.net.streams import Hold, MuxStream

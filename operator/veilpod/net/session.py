@@ -7,7 +7,6 @@ nothing had happened, if that succeeds within `MEND_SECONDS`. A session that car
 
 import asyncio
 import collections
-import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Collection
 
@@ -15,6 +14,7 @@ from veilpod.core.ids import NodeId
 from veilpod.core.onion.geometry import GEOMETRY, LABEL_MAX, WINDOW, CellClass
 from veilpod.core.onion.legs import Numbers
 from veilpod.core.onion.messages import EndReason, Message, RelayCommand
+from veilpod.core.onion.ordering import Inbox, Outbox, Sent
 from veilpod.errors import CircuitFailed, InvalidInput, ProtocolViolation, VeilpodError
 from veilpod.net.leg import Leg
 from veilpod.net.mux import Mux
@@ -29,21 +29,9 @@ _LOOK_SECONDS = 1.0
 _MOST_LEGS = 3
 _UNREAD = 64 << 20  # bytes of all its streams together that a session holds for its user
 _UNACCEPTED = 64  # streams that the peer opened and nobody has taken yet
-_UNCONFIRMED = 4096  # messages that the peer may leave unconfirmed
+_AHEAD = 4  # circuit windows of messages that may come before a missing one
 
 MeetAgain = Callable[[Collection[NodeId]], Awaitable[Leg]]
-
-
-@dataclasses.dataclass(slots=True)
-class _Sent:
-    """A message that the other end may not have."""
-
-    number: int
-    command: RelayCommand
-    flags: int
-    stream_id: int
-    data: bytes | memoryview
-    leg: Leg | None = None
 
 
 class OnionSession:
@@ -59,10 +47,7 @@ class OnionSession:
         self._accepted: asyncio.Queue[MuxStream | None] = asyncio.Queue()
         self._error: VeilpodError | None = None
         self._legs: list[Leg] = []
-        self._sent = self._received = 0  # numbers of the newest message sent, and of the newest received without a gap
-        self._unconfirmed: collections.deque[_Sent] = collections.deque()
-        self._again: collections.deque[_Sent] = collections.deque()  # of these, what has no leg
-        self._ahead: dict[int, Message] = {}
+        self._outbox, self._inbox = Outbox(), Inbox(_AHEAD * WINDOW[self.cell_class].circuit)
         self._carried = collections.Counter[bool]()  # messages of data, received and sent
         self._closing = False
         self._changed = asyncio.Event()  # a leg came, or the end
@@ -110,15 +95,14 @@ class OnionSession:
         """Send a message to the other end, over whatever leg there is or will be."""
         if self._error is not None:
             return
-        self._sent += 1
-        sent = _Sent(self._sent, command, flags, stream_id, _lasting(data))
-        self._unconfirmed.append(sent)
-        if len(self._unconfirmed) > _UNCONFIRMED:
-            self._end(CircuitFailed("the other end confirms nothing"), EndReason.PROTOCOL)
+        try:
+            sent = self._outbox.put(command, data, flags=flags, stream_id=stream_id)
+        except CircuitFailed as error:
+            self._end(error, EndReason.PROTOCOL)
             return
         leg = self._best()
         if leg is None:
-            self._again.append(sent)
+            self._outbox.wait(sent)
         else:
             _carry(sent, leg)
         if command is RelayCommand.DATA:
@@ -128,7 +112,7 @@ class OnionSession:
         """Wait while there is no leg, or its link has too much queued."""
         while self._error is None:
             leg = self._best()
-            if leg is None or self._again:
+            if leg is None or self._outbox.waits:
                 self._changed.clear()
                 await self._changed.wait()
             else:
@@ -143,9 +127,10 @@ class OnionSession:
         if self._error is not None:
             return
         try:
-            self._confirm(numbers.newest)
+            self._outbox.confirm(numbers.newest)
             if numbers.number:
-                self._take(numbers.number, message)
+                for each in self._inbox.take(numbers.number, message):
+                    self._handle(each)
             elif message.command is RelayCommand.END:
                 self._end(CircuitFailed("the other end has left the session"))
             elif message.command is not RelayCommand.ACK:
@@ -172,7 +157,7 @@ class OnionSession:
         if self._error is not None or len(self._legs) >= _MOST_LEGS:
             leg.close()
             return
-        leg.owner, leg.newest = self, lambda: self._received
+        leg.owner, leg.newest = self, lambda: self._inbox.newest
         self._legs.append(leg)
         leg.begin()
         if leg.circuit.error is not None:
@@ -185,53 +170,30 @@ class OnionSession:
     def _best(self) -> Leg | None:
         return min((leg for leg in self._legs if not leg.stalled), key=lambda leg: leg.outstanding, default=None)
 
-    def _confirm(self, newest: int) -> None:
-        if newest > self._sent:
-            raise ProtocolViolation("BadMessage", "a message has arrived that was never sent", party="peer")
-        while self._unconfirmed and self._unconfirmed[0].number <= newest:
-            self._unconfirmed.popleft().leg = None
-
     def _take_back(self, leg: Leg) -> None:
-        lost = [sent for sent in self._unconfirmed if sent.leg is leg]
-        for sent in lost:
-            sent.leg = None
-        self._again.extend(lost)
-        if lost:
-            log.info("session.again", extra={"messages": len(lost)})
+        if lost := self._outbox.take_back(leg):
+            log.info("session.again", extra={"messages": lost})
         self._pump()
 
     def _pump(self) -> None:
-        if self._again and self._pumping is None and self._best() is not None and self._error is None:
+        if self._pumping is None and self._error is None and self._outbox.waits and self._best() is not None:
             self._pumping = asyncio.get_running_loop().create_task(self._send_again())
 
     async def _send_again(self) -> None:
         try:
-            while self._again and (leg := self._best()) is not None:
+            while self._outbox.waits and (leg := self._best()) is not None:
                 await leg.ready()
-                if self._again and not leg.stalled and leg.circuit.error is None:
-                    sent = self._again.popleft()
-                    if self._unconfirmed and sent.number >= self._unconfirmed[0].number:
-                        _carry(sent, leg)
+                if self._outbox.waits and not leg.stalled and leg.circuit.error is None:
+                    _carry(self._outbox.next(), leg)
         finally:
             self._pumping = None
             self._changed.set()
 
     # --- receiving
 
-    def _take(self, number: int, message: Message) -> None:
-        if number <= self._received or number in self._ahead:
-            return  # it went twice, and came twice
-        if number == self._received + 1:
-            self._handle(message)
-            while self._error is None and (held := self._ahead.pop(self._received + 1, None)) is not None:
-                self._handle(held)
-        elif len(self._ahead) >= 4 * WINDOW[self.cell_class].circuit:
-            raise ProtocolViolation("WindowExceeded", "messages beyond what credit was given for", party="peer")
-        else:
-            self._ahead[number] = dataclasses.replace(message, data=memoryview(bytes(message.data)))
-
     def _handle(self, message: Message) -> None:
-        self._received += 1
+        if self._error is not None:
+            return  # a message before this one has ended the session
         if message.command is RelayCommand.DATA:
             self._count(sent=False)
         self._mux.handle(message)
@@ -316,19 +278,12 @@ class OnionSession:
                 leg.leave(tell)
         if self._mending is not None and self._mending is not asyncio.current_task():
             self._mending.cancel()
-        self._unconfirmed.clear()
-        self._again.clear()
-        self._ahead.clear()
+        self._outbox, self._inbox = Outbox(), Inbox(0)
         self._mux.fail(error)
         self._changed.set()
         self._accepted.put_nowait(None)
 
 
-def _carry(sent: _Sent, leg: Leg) -> None:
+def _carry(sent: Sent, leg: Leg) -> None:
     sent.leg = leg
     leg.send(sent.number, sent.command, sent.data, flags=sent.flags, stream_id=sent.stream_id)
-
-
-def _lasting(data: bytes | memoryview) -> bytes | memoryview:
-    """Data that nobody changes while it may have to be sent again. A view of immutable bytes is kept as it is."""
-    return data if isinstance(data, bytes) or isinstance(data.obj, bytes) else bytes(data)

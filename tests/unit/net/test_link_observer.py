@@ -13,7 +13,7 @@ from tests.support.virtual_onion import SERVICE, world
 
 from veilpod.core.onion.geometry import GEOMETRY, CellClass
 from veilpod.errors import VeilpodError
-from veilpod.net.meeting import HostPoint
+from veilpod.net.host import HostPoint
 
 BLOCK = 16
 MEGABYTES = int(os.environ.get("VEILPOD_BLOCKS_MB", "4"))  # 512 there and back are a gigabyte on each link: a minute, and 6 GB of memory

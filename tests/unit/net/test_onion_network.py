@@ -13,7 +13,7 @@ from veilpod.core.onion.geometry import GEOMETRY, WINDOW, CellClass
 from veilpod.core.onion.messages import RelayCommand
 from veilpod.errors import CircuitFailed, PeerUnavailable, Refused
 from veilpod.net.circuit import CircuitSummary
-from veilpod.net.meeting import HostPoint
+from veilpod.net.host import HostPoint
 from veilpod.net.streams import Hold, MuxStream
 from veilpod.relay.keys import RelayKeys
 
