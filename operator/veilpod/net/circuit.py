@@ -18,7 +18,17 @@ from veilpod.core.onion.directory import RelayEntry
 from veilpod.core.onion.geometry import GEOMETRY, HEADER, CellClass
 from veilpod.core.onion.joining import ONE_SHOT, Joining, nest, open_answer
 from veilpod.core.onion.layers import HopKeys, TamperedError, client_open, client_seal
-from veilpod.core.onion.messages import DestroyReason, Extend, Message, RelayCommand, kind_for, parse_created, parse_message, put_message
+from veilpod.core.onion.messages import (
+    DestroyReason,
+    Extend,
+    Message,
+    RelayCommand,
+    check_kind,
+    kind_for,
+    parse_created,
+    parse_message,
+    put_message,
+)
 from veilpod.errors import CircuitFailed, PeerUnavailable, ProtocolViolation, VeilpodError
 from veilpod.net.link import Link
 
@@ -147,7 +157,9 @@ class Circuit:
             if header.command is not Command.RELAY or header.cell_class > self.cell_class or not self._hops:
                 raise TamperedError
             client_open(self._hops, body, geometry)
-            self._on_message(parse_message(body[: geometry.plain(len(self._hops))]))
+            message = parse_message(body[: geometry.plain(len(self._hops))])
+            check_kind(message.command, header.cell_class, self.cell_class)
+            self._on_message(message)
         except TamperedError as error:
             pair = (error.layer, error.layer + 1)
             self._fail(CircuitFailed("a cell was altered on its way to us", blamed=self._pair(pair)), DestroyReason.TAMPERED)

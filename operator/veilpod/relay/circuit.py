@@ -21,6 +21,7 @@ from veilpod.core.onion.messages import (
     Extend,
     Message,
     RelayCommand,
+    check_kind,
     kind_for,
     parse_created,
     parse_extend,
@@ -86,7 +87,9 @@ class RelayCircuit:
             else:
                 size = geometry.plain(self.position)
                 self._keys.forward.open(body, size, geometry.kind, header.command)
-                self._consume(parse_message(body[:size]), header, cell)
+                message = parse_message(body[:size])
+                check_kind(message.command, header.cell_class, self.cell_class)
+                self._consume(message, header, cell)
         except TamperedError:
             self._router.count("tampered")
             self.destroy(DestroyReason.TAMPERED, Side.PREVIOUS)

@@ -98,6 +98,12 @@ def kind_for(command: RelayCommand, circuit: CellClass) -> CellClass:
     return CellClass.SMALL if command in _ACKNOWLEDGING else circuit
 
 
+def check_kind(command: RelayCommand, kind: CellClass, circuit: CellClass) -> None:
+    """Refuse a message in a smaller cell than its circuit's, unless it acknowledges (or wraps what does). Raises ProtocolViolation."""
+    if kind is not circuit and command not in _ACKNOWLEDGING and command is not RelayCommand.FORWARD:
+        raise ProtocolViolation("BadMessage", f"{command.name} in a cell that is too small for it")
+
+
 def put_message(area: memoryview, command: RelayCommand, data: bytes | memoryview, *, flags: int = 0, stream_id: int = 0) -> None:
     """Write a message into its whole area; what is behind the data becomes zero, so that no stale byte is ever sealed."""
     end = MESSAGE_HEADER + len(data)

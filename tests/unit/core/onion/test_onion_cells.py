@@ -11,6 +11,7 @@ from veilpod.core.onion.messages import (
     Create,
     Extend,
     RelayCommand,
+    check_kind,
     parse_create,
     parse_created,
     parse_credit,
@@ -128,3 +129,14 @@ def test_any_payload_is_read_or_refused_as_a_violation(payload):
             parse(payload)
     with contextlib.suppress(ProtocolViolation):
         parse_credit(memoryview(payload))
+
+
+@pytest.mark.parametrize("command", list(RelayCommand))
+def test_only_what_acknowledges_may_come_in_a_smaller_cell_than_its_circuits(command):
+    check_kind(command, CellClass.BULK, CellClass.BULK)
+    check_kind(command, CellClass.SMALL, CellClass.SMALL)
+    if command in (RelayCommand.SENDME, RelayCommand.ACK, RelayCommand.FORWARD):
+        check_kind(command, CellClass.SMALL, CellClass.BULK)
+    else:
+        with pytest.raises(ProtocolViolation):
+            check_kind(command, CellClass.SMALL, CellClass.BULK)
