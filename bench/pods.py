@@ -67,6 +67,7 @@ def relay(number: int, image: str) -> dict[str, Any]:
         drain=0,
         operator_cert=_certificate(),
         log_level="WARNING",
+        identity_secret=None,
     )
     template: dict[str, Any] = deployment["spec"]["template"]
     del template["spec"]["containers"][0]["readinessProbe"]  # it waits for an operator, who is played here once the pods run

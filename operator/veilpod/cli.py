@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     _tasks(top)
     _chain(top)
     _watchtower(top)
+    _relay_identity(top)
     _doctor(top)
     return parser
 
@@ -137,6 +138,15 @@ def _watchtower(top: Any) -> None:
     guards = _add(tower, "guards", _guards, "list the channels it guards: newest version, until when, last answer")
     guards.add_argument("--url", help="its admin port, if not through the cluster: http://127.0.0.1:9202 on its own host")
     _cluster(guards)
+
+
+def _relay_identity(top: Any) -> None:
+    identity = _add(
+        top, "relay-identity", _identities, "make a Secret with identity keys for an OnionRelay, so that restarts keep its node"
+    )
+    identity.add_argument("name", help="the Secret's name, to be written into spec.identitySecretName")
+    identity.add_argument("-n", "--namespace", help="the OnionRelay's namespace (default: the kubeconfig's)")
+    identity.add_argument("--context", help="the kubeconfig's context")
 
 
 def _doctor(top: Any) -> None:
@@ -246,6 +256,10 @@ async def _nodes(options: argparse.Namespace) -> commands.Answer:
 
 async def _guards(options: argparse.Namespace) -> commands.Answer:
     return await commands.guards(url=options.url, kubectl=_kubectl(options), release=options.release)
+
+
+async def _identities(options: argparse.Namespace) -> commands.Answer:
+    return await commands.make_identities(options.name, _kubectl(options))
 
 
 async def _examine(options: argparse.Namespace) -> commands.Answer:

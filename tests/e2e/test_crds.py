@@ -55,6 +55,14 @@ def test_a_relay_of_no_words_has_a_port_a_bandwidth_and_registered_exits(cluster
     }
 
 
+def test_a_relays_identity_is_in_memory_unless_its_owner_names_a_secret_and_the_name_may_change(make):
+    made = make("OnionRelay", {})
+    assert "identitySecretName" not in made.cluster.get(*made.target)["spec"]
+    for name in ("relay-identity", "kept.2", None):
+        made.cluster.kubectl("patch", *made.target, "--type=merge", "--patch", json.dumps({"spec": {"identitySecretName": name}}))
+        assert made.cluster.get(*made.target)["spec"].get("identitySecretName") == name
+
+
 def test_a_relay_with_a_name_too_long_for_its_replicas_objects_has_one_only(cluster_release: Cluster):
     name = "r" * 56
     stored, refusal = dry_run(cluster_release, manifest("OnionRelay", name, {}))
@@ -175,6 +183,9 @@ def test_a_directory_cannot_be_an_input_of_the_same_server_as_a_file_in_it(clust
         ("OnionRelay", {"exit": {"allow": "Everywhere"}}, 'supported values: "Registered", "None"'),
         ("OnionRelay", {"bandwidth": "fast"}, "write bytes a second in whole units"),
         ("OnionRelay", {"burst": "1Ki"}, "write bytes in whole units, between 64Ki"),
+        ("OnionRelay", {"identitySecretName": "Kept"}, "write the name of a Secret in this namespace"),
+        ("OnionRelay", {"identitySecretName": "kept/identity-0"}, "write the name of a Secret in this namespace"),
+        ("OnionRelay", {"identitySecretName": ""}, "write the name of a Secret in this namespace"),
         ("OnionRelay", {"replicas": 0}, "greater than or equal to 1"),
         ("OnionRelay", {"replicas": 17}, "less than or equal to 16"),
         ("StateChannel", changed(CHANNEL, "b", ACCOUNTS[0].lower()), "swap a and b"),

@@ -1,7 +1,7 @@
 """A `kubectl` on the PATH that answers from a file: the CLI runs it as it runs the real one, as a process.
 
 `world.json` holds objects by "kind/name", local ports by "pod/x:9102", bodies by path, and what is said to commands that begin with
-certain words: [code, stdout, stderr]. What it was asked is appended to `calls.jsonl`.
+certain words: [code, stdout, stderr]. What it was asked is appended to `calls.jsonl`, what it was to create is in `created.json`.
 """
 
 import json
@@ -37,6 +37,10 @@ class FakeKubectl:
     def calls(self) -> list[list[str]]:
         log = self.directory / "calls.jsonl"
         return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+    def created(self) -> dict[str, Any]:
+        body: dict[str, Any] = json.loads((self.directory / "created.json").read_text())
+        return body
 
 
 @pytest.fixture
@@ -81,6 +85,9 @@ def answer(directory: str, arguments: list[str]) -> int:
         selector = dict(pair.split("=") for pair in _option(arguments, "--selector").split(",") if pair)
         found = [body for name, body in world["objects"].items() if name.startswith(f"{words[1]}/")]
         return _show({"items": [body for body in found if selector.items() <= body["metadata"].get("labels", {}).items()]}, "")
+    if words[0] == "create":
+        (pathlib.Path(directory) / "created.json").write_text(sys.stdin.read())
+        return 0
     if words[0] == "port-forward":
         return _forward(world["forwards"].get(f"{words[1]}{words[2]}"))
     sys.stderr.write(f"error: unknown command {line}\n")

@@ -19,6 +19,7 @@ from veilpod.cli import main
 from veilpod.core import dataset
 from veilpod.core.canonical import to_hex
 from veilpod.core.keys import custody_key, signing_key
+from veilpod.core.onion import relay_identity
 from veilpod.core.sealing import recipient_bytes
 from veilpod.store.service import Service
 
@@ -269,3 +270,33 @@ def _task(phase: str, *, failed: str = "") -> dict[str, Any]:
         status["failure"] = {"stage": "NetworkIsolated", "code": failed}
         status["conditions"].append(condition("Failed", "True", failed))
     return {"metadata": {"name": "tumour"}, "status": status}
+
+
+# -- relays
+
+
+def test_relay_identities_go_into_a_secret_that_cannot_change_and_nowhere_else(veilpod: Ran, kubectl: FakeKubectl):
+    code, out, err = veilpod("relay-identity", "kept", "-n", "north")
+    assert code == 0
+    assert "identitySecretName: kept" in out
+    secret = kubectl.created()
+    assert (secret["kind"], secret["metadata"], secret["immutable"]) == ("Secret", {"name": "kept"}, True)
+    entries = secret["stringData"]
+    assert set(entries) == {relay_identity.entry(ordinal) for ordinal in range(16)}
+    assert len({relay_identity.parse(pem.encode()).private_bytes_raw() for pem in entries.values()}) == 16
+    (call,) = kubectl.calls()
+    assert call[:3] == ["--namespace", "north", "create"]
+    assert "PRIVATE KEY" not in out + err + str(call)
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "reason"),
+    [('Error from server (AlreadyExists): secrets "kept" already exists', 2, "SecretExists"), ("error: it says PRIVATE KEY", 1, "NotMade")],
+)
+def test_a_secret_that_is_not_made_is_told_without_what_was_to_be_in_it(veilpod: Ran, kubectl: FakeKubectl, said, code, reason):
+    kubectl.says["create"] = [1, "", said]
+    kubectl.save()
+    ended, out, err = veilpod("relay-identity", "kept")
+    assert ended == code
+    assert reason in err
+    assert "PRIVATE KEY" not in out + err

@@ -12,7 +12,7 @@ import yaml
 
 from veilpod.chain.deploy import deploy as deploy_contracts
 from veilpod.chain.rpc import Rpc
-from veilpod.client import chains, datasets, doctor, keyfiles, ladder, results, towers
+from veilpod.client import chains, datasets, doctor, keyfiles, ladder, relays, results, towers
 from veilpod.client import status as statuses
 from veilpod.client.chains import ChainOptions
 from veilpod.client.kubectl import Kubectl
@@ -47,6 +47,13 @@ def new_key(kind: str, path: pathlib.Path) -> Answer:
 def show_key(path: pathlib.Path) -> Answer:
     """Show the public parts of a key file."""
     return _public(keyfiles.show(path))
+
+
+async def make_identities(name: str, kubectl: Kubectl) -> Answer:
+    """Make a Secret with a relay's identity keys."""
+    await relays.make_identities(name, kubectl)
+    lines = [f"made the Secret {name}; write it into the OnionRelay: spec.identitySecretName: {name}"]
+    return Answer(value={"secret": name}, lines=lines, note="it is the only copy; a relay that loses it comes back as a new one")
 
 
 def seal(source: pathlib.Path, target: pathlib.Path, *, to: str, name: str, owner: str | None, custody: str) -> Answer:

@@ -1,6 +1,6 @@
 """A release's entry in NodeRegistry: made once, kept true, kept fresh. One entry per role, all with keys derived from the chain key.
 
-Paper step 0 (node registration). Relays are not here: they make their own keys in memory.
+Paper step 0 (node registration). Relays are not here: their keys are their own.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
-"""One replica of an OnionRelay: a relay of its own, with keys born in its pod, an address, and an entry of the directory on chain.
+"""One replica of an OnionRelay: a relay of its own, with keys, an address, and an entry of the directory on chain.
 
 Level-triggered, one look at a time: `serve` takes it to where it should be, `leave` lets its circuits end and takes it away. Both return
-what was seen, for the status. A replica's keys die with its pod; the next pod is a new node and the old one is retired. Paper step 0 for
-onion routers, and what step 5 stands on.
+what was seen, for the status. The next pod is the same node if the owner keeps its identity key in a Secret, which is mounted there and
+never read here; else it is a new node and the old one is retired. Paper step 0 for onion routers, and what step 5 stands on.
 """
 
 import asyncio
@@ -13,11 +13,12 @@ from typing import Any
 
 from veilpod.control.context import Context
 from veilpod.control.directory import relay_directory
+from veilpod.control.relay_identities import Identities, IdentityRefused, without_identity
 from veilpod.control.relay_link import RelayLink
 from veilpod.core.entities import Node, NodeStatus
 from veilpod.core.entities import Role as NodeRole
 from veilpod.core.kinds import DEPLOYMENTS, PODS, SERVICES, Kind
-from veilpod.core.onion import registration
+from veilpod.core.onion import registration, relay_identity
 from veilpod.core.onion.directory import exit_endpoints, spell_endpoint
 from veilpod.core.onion.registration import Heartbeat, Move, Register, Retire, Rotate, Running, SetStatus, Step
 from veilpod.core.onion.relay_status import Replica
@@ -36,8 +37,8 @@ Seen = tuple[Replica | None, VeilpodError | None]  # None is gone; with what wen
 class RelayReplica:
     """The replica with one ordinal. It keeps the control link to its pod between looks."""
 
-    def __init__(self, context: Context, ordinal: int) -> None:
-        self._context, self._ordinal = context, ordinal
+    def __init__(self, context: Context, ordinal: int, identities: Identities) -> None:
+        self._context, self._ordinal, self._identities = context, ordinal, identities
         self._link: RelayLink | None = None
 
     async def serve(self, relay: dict[str, Any], was: Replica) -> Seen:
@@ -50,6 +51,8 @@ class RelayReplica:
                 return dataclasses.replace(was, ready="PodPending"), None
             draining = bool(relay["spec"].get("draining", False))
             running = await link.running(endpoint=endpoint, draining=draining, now=self._context.clock())
+            if not self._identities.claim(running.identity_key, self):
+                return without_identity(was, relay_identity.SHARED), None
             entry = await self._register(link, running)
             await self._inform(relay, link)
         except PeerUnavailable as error:
@@ -57,6 +60,8 @@ class RelayReplica:
             return dataclasses.replace(was, ready="RelayUnavailable"), error
         except ChainUnavailable as error:
             return dataclasses.replace(was, registered="ChainUnavailable"), error
+        except IdentityRefused as error:
+            return without_identity(was, error.reason), None
         except VeilpodError as error:
             return was, error
         seen = dataclasses.replace(was, ready="Draining" if draining else "Serving", registered=_registered(entry))
@@ -83,6 +88,7 @@ class RelayReplica:
                 await self._context.writer.set_status(node.id, NodeStatus.RETIRED)
                 log.info("relay.retired")
             await self.drop()
+            self._identities.release(self)
             await self._delete(DEPLOYMENTS, relay)
             await self._delete(SERVICES, relay)
         except VeilpodError as error:
@@ -114,6 +120,7 @@ class RelayReplica:
             drain=drain_seconds(relay),
             operator_cert=base64.b64encode(control_certificate(self._context.node_keys.control)).decode(),
             log_level=config.log_level,
+            identity_secret=spec.get("identitySecretName"),
         )
         service = relay_manifests.service(relay, self._ordinal, release=config.release, port=port)
         applied = await self._context.cluster.apply(SERVICES, service, namespace=namespace)
@@ -121,7 +128,7 @@ class RelayReplica:
         return spell_endpoint(applied["spec"]["clusterIP"], port)
 
     async def _dial(self, relay: dict[str, Any]) -> RelayLink | None:
-        """The control link to the replica's one running pod; None while there is none."""
+        """The control link to the replica's one running pod; None while there is none. Raises IdentityRefused when it has no identity."""
         metadata = relay["metadata"]
         labels = relay_manifests.labels(release=self._context.config.release, relay=metadata["name"], ordinal=self._ordinal)
         found = await self._context.cluster.list_all(PODS, namespace=metadata["namespace"], labels=labels)
@@ -132,8 +139,15 @@ class RelayReplica:
         if self._link is not None and self._link.pod_uid == uid:
             return self._link
         await self.drop()
+        refused = relay_identity.refusal(live[0])
+        if refused is not None and not relay_identity.runs(live[0]):
+            raise IdentityRefused(refused)
         try:
             link = await self._context.connect(live[0]["status"]["podIP"], relay_manifests.CONTROL_PORT)
+        except PeerUnavailable as error:
+            if refused is not None:
+                raise IdentityRefused(refused) from error  # it has been started again, and ended again before we knew
+            raise
         except Refused as error:
             raise PeerUnavailable(f"the relay refuses its operator: {error}") from error
         self._link = RelayLink(link, pod_uid=uid, now=self._context.clock())
@@ -144,7 +158,7 @@ class RelayReplica:
         try:
             link = await self._dial(relay)
             return link is not None and await link.drain() > 0
-        except PeerUnavailable:
+        except (PeerUnavailable, IdentityRefused):
             return False  # it is gone, and its circuits with it
 
     async def _inform(self, relay: dict[str, Any], link: RelayLink) -> None:

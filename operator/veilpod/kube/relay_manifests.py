@@ -1,18 +1,23 @@
 """Manifests of one OnionRelay: for each replica a Deployment of one pod and a Service that gives it a stable address; one budget for all.
 
 A replica is a relay of its own and shares nothing with the others: a Deployment of two pods would be two relays behind one address. The pod
-is restricted (Pod Security "restricted"), has a read-only root, no volume and no service account token: what it holds is in its memory.
+is restricted (Pod Security "restricted"), has a read-only root and no service account token: what it holds is in its memory. The one
+volume that it may have is its own entry of the Secret that its owner named (ADR 16).
 The Service has the link port only; the operator reaches the control port at the pod's own address. Pure builders.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+from veilpod.core.onion import relay_identity
+
 CONTROL_PORT = 7443
 METRICS_PORT = 9090
 NAME_LABEL = "veilpod.dev/relay"  # one replica
 SET_LABEL = "veilpod.dev/onionrelay"  # all replicas of one OnionRelay
 ORDINAL_LABEL = "veilpod.dev/ordinal"
+_USER = 65532
+_IDENTITY = "/veilpod/identity"
 
 
 def labels(*, release: str, relay: str, ordinal: int) -> dict[str, str]:
@@ -80,8 +85,9 @@ def deployment(
     drain: int,
     operator_cert: str,
     log_level: str,
+    identity_secret: str | None,
 ) -> dict[str, Any]:
-    """A replica's pod. `operator_cert` is the control certificate, DER in base64; it is no secret.
+    """A replica's pod. `operator_cert` is the control certificate, DER in base64; it is no secret. `identity_secret` is only a name.
 
     Whoever ends the pod (a drained node, an eviction, a rollout) waits `drain` seconds at most for its circuits.
     """
@@ -95,6 +101,13 @@ def deployment(
         f"--operator-cert={operator_cert}",
         f"--log-level={log_level}",
     ]
+    user: dict[str, Any] = {"runAsUser": _USER, "runAsGroup": _USER}
+    container, volumes = _container(image, port, args), {}
+    if identity_secret is not None:
+        args.append(f"--identity-file={_IDENTITY}/key")
+        user["fsGroup"] = _USER  # the volume is root's, and this group may read it
+        container["volumeMounts"] = [{"name": "identity", "mountPath": _IDENTITY, "readOnly": True}]
+        volumes = {"volumes": [_identity(identity_secret, ordinal)]}
     return {
         "metadata": _metadata(owner, release, ordinal),
         "spec": {
@@ -109,13 +122,9 @@ def deployment(
                     "automountServiceAccountToken": False,
                     "enableServiceLinks": False,
                     "terminationGracePeriodSeconds": drain + 10,
-                    "securityContext": {
-                        "runAsNonRoot": True,
-                        "runAsUser": 65532,
-                        "runAsGroup": 65532,
-                        "seccompProfile": {"type": "RuntimeDefault"},
-                    },
-                    "containers": [_container(image, port, args)],
+                    "securityContext": {"runAsNonRoot": True, **user, "seccompProfile": {"type": "RuntimeDefault"}},
+                    "containers": [container],
+                    **volumes,
                 },
             },
         },
@@ -138,6 +147,16 @@ def _container(image: str, port: int, args: list[str]) -> dict[str, Any]:
         "readinessProbe": {"httpGet": {"path": "/readyz", "port": "metrics"}, "periodSeconds": 5},
         "livenessProbe": {"tcpSocket": {"port": "links"}, "periodSeconds": 20, "failureThreshold": 3},
     }
+
+
+def _identity(secret: str, ordinal: int) -> dict[str, Any]:
+    """A replica's entry and no other, whatever else the Secret holds.
+
+    Optional, so that the pod starts without it and the relay can say that it is missing: it ends then. Nobody may write the file; for the
+    group the kubelet adds the right to read.
+    """
+    items = [{"key": relay_identity.entry(ordinal), "path": "key"}]
+    return {"name": "identity", "secret": {"secretName": secret, "items": items, "defaultMode": 0o400, "optional": True}}
 
 
 def _replica(relay: str, ordinal: int) -> str:

@@ -19,7 +19,7 @@ from veilpod.core.onion.cells import LAYERED, Command, Header, parse_header, put
 from veilpod.core.onion.geometry import GEOMETRY, HEADER, LARGEST_CELL, SAMPLE, WINDOW, CellClass
 from veilpod.core.onion.link import FINAL, HELLO, REPLY, Initiator, LinkHalf, Responder
 from veilpod.core.onion.messages import DestroyReason
-from veilpod.core.onion.reports import pack_destroy
+from veilpod.core.onion.reports import pack_destroy, refuses_all
 from veilpod.errors import ProtocolViolation
 from veilpod.net.budget import Budget
 from veilpod.net.queues import Queues
@@ -78,7 +78,7 @@ class Link(asyncio.BufferedProtocol):
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.routes: dict[int, Sink] = {}
-        self.alive = self._refused = self._closing = self._silent = False
+        self.alive = self._refused = self._closing = self._silent = self._leaving = False
         self.bytes_in = self.bytes_out = 0
         self._transport: asyncio.Transport
         self._send: LinkHalf
@@ -153,8 +153,8 @@ class Link(asyncio.BufferedProtocol):
 
     @property
     def usable(self) -> bool:
-        """Whether new circuits may begin here."""
-        return self.alive and not self._closing
+        """Whether new circuits may begin here. Not where the peer drains: its successor may have its identity and its address already."""
+        return self.alive and not self._closing and not self._leaving
 
     def new_circuit_id(self) -> int:
         """A circuit id of our half of the space (the dialling side has the upper one). Never used twice on a link."""
@@ -294,7 +294,10 @@ class Link(asyncio.BufferedProtocol):
             if header.circ_id in self.routes or not self.foreign_circuit_id(header.circ_id):
                 raise ProtocolViolation("BadCircuitId", "a CREATE with an id that is not the peer's to give")
             self._owner.on_create(self, header.circ_id, payload)
-        elif header.command in (Command.CREATED, Command.DESTROY) and (sink := self.routes.get(header.circ_id)) is not None:
+            return
+        if header.command is Command.DESTROY and refuses_all(payload):
+            self._leaving = True
+        if header.command in (Command.CREATED, Command.DESTROY) and (sink := self.routes.get(header.circ_id)) is not None:
             sink.on_control(header.command, payload)
 
     def _emit(self, cell: memoryview, *, layered: bool) -> None:

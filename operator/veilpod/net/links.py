@@ -26,12 +26,13 @@ class LinkPool:
     def __init__(self, owner: LinkOwner, *, identity: Ed25519PrivateKey | None, budget: Budget, dial_timeout: float = 10.0) -> None:
         self._owner, self._identity, self._budget, self._timeout = owner, identity, budget, dial_timeout
         self._links: dict[bytes, Link] = {}
+        self._left: set[Link] = set()  # of relays that drain: for the circuits that are there
         self._dialling: dict[bytes, asyncio.Task[Link]] = {}
 
     @property
     def links(self) -> list[Link]:
         """Every link that is up."""
-        return list(self._links.values())
+        return [*self._links.values(), *self._left]
 
     async def get(self, entry: RelayEntry) -> Link:
         """Find or dial the link to a relay. Raises CircuitFailed."""
@@ -55,6 +56,7 @@ class LinkPool:
 
     def forget(self, link: Link) -> None:
         """A link is gone."""
+        self._left.discard(link)
         if link.peer is not None and self._links.get(link.peer) is link:
             del self._links[link.peer]
 
@@ -91,6 +93,9 @@ class LinkPool:
             if link is not None:
                 link.abort()
             raise
+        before = self._links.get(entry.identity_key)
+        if before is not None and before.alive:
+            self._left.add(before)
         self._links[entry.identity_key] = link
         return link
 

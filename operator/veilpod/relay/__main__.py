@@ -3,24 +3,36 @@
 import argparse
 import asyncio
 import base64
+import logging
+import pathlib
 import sys
 from collections.abc import Sequence
 
+from veilpod.core.onion.relay_identity import EXIT_CODES
+from veilpod.errors import InvalidInput
 from veilpod.net import logs
 from veilpod.net.control import ControlServer
 from veilpod.net.process import keep_memory_private, listen, until_told
 from veilpod.relay import metrics
 from veilpod.relay.commands import Commands
+from veilpod.relay.keys import RelayKeys, kept_identity
 from veilpod.relay.limits import Limits
 from veilpod.relay.router import Relay
 
+log = logging.getLogger(__name__)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the arguments and serve."""
+    """Parse the arguments and serve. An identity that was promised and cannot be used ends the relay: it never takes another."""
     options = _parser().parse_args(arguments)
     logs.configure(options.log_level)
     keep_memory_private()
-    asyncio.run(until_told(_run(options)))
+    try:
+        keys = RelayKeys(kept_identity(options.identity_file) if options.identity_file else None)
+    except InvalidInput as error:
+        log.error("relay.identity_refused", extra={"reason": error.reason})
+        return EXIT_CODES[error.reason]
+    asyncio.run(until_told(_run(options, keys)))
     return 0
 
 
@@ -32,13 +44,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bandwidth", type=int, default=0, help="bytes a second that are carried at most, 0 for no bound")
     parser.add_argument("--burst", type=int, default=0, help="bytes that are carried at once after a pause, 0 for one second's worth")
     parser.add_argument("--drain-seconds", type=float, default=0, help="how long circuits may go on after SIGTERM; a second one ends them")
+    parser.add_argument("--identity-file", type=pathlib.Path, help="the Ed25519 identity key in PEM; without it, one is made in memory")
     parser.add_argument("--operator-cert", type=base64.b64decode, required=True, help="the operator's control certificate, DER in base64")
     parser.add_argument("--log-level", default="INFO")
     return parser
 
 
-async def _run(options: argparse.Namespace) -> None:
-    relay = Relay(limits=Limits(bandwidth=options.bandwidth, burst=options.burst))
+async def _run(options: argparse.Namespace, keys: RelayKeys) -> None:
+    relay = Relay(keys, limits=Limits(bandwidth=options.bandwidth, burst=options.burst))
     control = ControlServer(options.operator_cert, Commands(relay).handlers())
     try:
         async with asyncio.TaskGroup() as group:

@@ -7,6 +7,7 @@ import dataclasses
 import time
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.support.onion import CHAIN_ID, REGISTRY
 from tests.support.worlds import NOW, MemoryChain, MemoryCluster
 
@@ -27,6 +28,7 @@ from veilpod.kube import relay_manifests
 from veilpod.net.control import ControlServer, connect
 from veilpod.net.control_tls import control_certificate
 from veilpod.relay.commands import Commands
+from veilpod.relay.keys import RelayKeys
 from veilpod.relay.router import Relay
 
 OWNER = SigningKey(secret=b"\x51" * 32)
@@ -104,12 +106,12 @@ class World:
     def apply(self, **spec) -> None:
         self.cluster.put(ONION_RELAYS, "alpha", spec={"port": 9001} | spec)
 
-    async def pod(self, number: int, *, ordinal: int = 0) -> Relay:
+    async def pod(self, number: int, *, ordinal: int = 0, keys: RelayKeys | None = None) -> Relay:
         """The pod of a replica's Deployment: a relay with its control stream."""
         labels = relay_manifests.labels(release="north", relay="alpha", ordinal=ordinal)
         for old in await self.cluster.list_all(PODS, labels=labels):
             del self.cluster.objects[PODS.plural, old["metadata"]["name"]]
-        relay = Relay()
+        relay = Relay(keys)
         server = ControlServer(control_certificate(self.context.node_keys.control), Commands(relay).handlers())
         task = asyncio.get_running_loop().create_task(server.serve("127.0.0.1", 0))
         self.groups.push_async_callback(_end, task)
@@ -118,6 +120,14 @@ class World:
         self.ports[address] = server.port
         self.cluster.put(PODS, f"alpha-{number}", metadata={"labels": labels}, status={"phase": "Running", "podIP": address})
         return relay
+
+    def pod_that_ends(self, number: int, code: int, *, ordinal: int = 0, again: bool = False) -> None:
+        """The pod of a replica whose relay ends at once; `again` is a moment in which it has been started again."""
+        labels = relay_manifests.labels(release="north", relay="alpha", ordinal=ordinal)
+        state = {"running": {}} if again else {"waiting": {"reason": "CrashLoopBackOff"}}
+        containers = [{"state": state, "lastState": {"terminated": {"exitCode": code}}}]
+        status = {"phase": "Running", "podIP": f"10.1.0.{number}", "containerStatuses": containers}
+        self.cluster.put(PODS, f"alpha-{number}", metadata={"labels": labels}, status=status)
 
     async def _connect(self, host, port, *, pinned_tls_key=None):
         assert port == relay_manifests.CONTROL_PORT
@@ -534,3 +544,110 @@ async def test_a_deleted_relay_goes_when_its_last_replica_has_gone(world):
     assert await world.role.reconcile(KEY) is None
     assert world.live() == []
     assert ("onionrelays", "alpha") not in world.cluster.objects
+
+
+# -- identities that the owner keeps
+
+
+async def test_a_new_pod_with_its_kept_identity_is_the_same_node_in_the_next_key_epoch(world):
+    world.apply(identitySecretName="kept")
+    key = Ed25519PrivateKey.generate()
+    await world.pod(1, keys=RelayKeys(key))
+    await world.role.reconcile(KEY)
+    (before,) = world.live()
+    relay = await world.pod(2, keys=RelayKeys(key))
+    await world.role.reconcile(KEY)
+    (after,) = world.chain.nodes.values()  # nothing was retired, nothing registered
+    assert (after.id, after.identity_key, after.endpoint) == (before.id, before.identity_key, before.endpoint)
+    assert (before.key_epoch, after.key_epoch) == (1, 2)
+    assert after.onion_key == relay.keys.newest.public != before.onion_key
+    RelayEntry.from_node(after, registry=REGISTRY, chain_id=CHAIN_ID)
+    assert (world.status["nodeId"], world.status["keyEpoch"]) == (before.id, 2)
+
+
+async def test_the_operator_passes_the_secrets_name_on_and_never_asks_for_the_secret(world):
+    world.apply(identitySecretName="kept")
+    await world.role.reconcile(KEY)
+    pod = world.cluster.objects[DEPLOYMENTS.plural, "relay-alpha"]["spec"]["template"]["spec"]
+    assert [volume["secret"]["secretName"] for volume in pod["volumes"]] == ["kept"]
+    assert not any(plural == "secrets" for plural, _ in world.cluster.objects)
+
+
+@pytest.mark.parametrize(("code", "reason"), [(66, "IdentityMissing"), (65, "IdentityMalformed")])
+async def test_a_relay_without_a_usable_identity_is_told_in_a_condition_and_keeps_its_node(world, code, reason):
+    world.apply(identitySecretName="kept")
+    key = Ed25519PrivateKey.generate()
+    await world.pod(1, keys=RelayKeys(key))
+    await world.role.reconcile(KEY)
+    (before,) = world.live()
+    del world.cluster.objects[PODS.plural, "alpha-1"]
+    for again in (False, True):
+        world.pod_that_ends(2, code, again=again)
+        await world.role.reconcile(KEY)
+        assert world.condition("Ready") == ("False", reason)
+    assert "veilpod relay-identity" in next(item["message"] for item in world.status["conditions"] if item["type"] == "Ready")
+    assert world.live() == [before]
+    await world.pod(3, keys=RelayKeys(key))  # the owner has done as it was told
+    await world.role.reconcile(KEY)
+    assert world.condition("Ready") == ("True", "Serving")
+    assert [node.id for node in world.live()] == [before.id]
+
+
+async def test_a_replica_without_an_identity_holds_up_no_other_and_can_leave(world):
+    world.apply(replicas=2, identitySecretName="kept")
+    await world.pod(1)
+    world.pod_that_ends(2, 66, ordinal=1)
+    await world.role.reconcile(KEY)
+    assert (world.replica(0)["ready"], world.replica(1)["ready"]) == ("Serving", "IdentityMissing")
+    assert len(world.live()) == 1
+    world.scale(1)
+    await world.role.reconcile(KEY)
+    assert world.named("relay1-alpha") == set()
+
+
+async def test_two_replicas_with_one_key_are_one_node_and_the_second_is_kept_out(world):
+    world.apply(replicas=2, identitySecretName="kept")
+    key = Ed25519PrivateKey.generate()
+    await world.pod(1, keys=RelayKeys(key))
+    await world.role.reconcile(KEY)
+    (node,) = world.live()
+    second = await world.pod(2, ordinal=1, keys=RelayKeys(key))
+    for _ in range(3):  # nor does the entry go from one to the other
+        await world.role.reconcile(KEY)
+        assert world.live() == [node]
+    assert (world.replica(0)["ready"], world.replica(1)["ready"]) == ("Serving", "IdentityShared")
+    assert "nodeId" not in world.replica(1)
+    assert world.condition("Ready") == ("False", "IdentityShared")
+    assert world.condition("Registered") == ("False", "Registering")
+    assert not second.informed  # so its pod is never ready
+    world.scale(1)
+    await world.role.reconcile(KEY)
+    assert world.live() == [node]  # the one that leaves takes nothing with it
+
+
+async def test_a_shared_key_is_free_again_when_its_replica_has_another(world):
+    world.apply(replicas=2, identitySecretName="kept")
+    key = Ed25519PrivateKey.generate()
+    await world.pod(1, keys=RelayKeys(key))
+    await world.role.reconcile(KEY)
+    await world.pod(2, ordinal=1, keys=RelayKeys(key))
+    await world.role.reconcile(KEY)
+    await world.pod(3, ordinal=1)
+    await world.role.reconcile(KEY)
+    assert len(world.live()) == 2
+    assert world.condition("Ready") == ("True", "Serving")
+
+
+async def test_another_secret_is_another_node_and_the_old_one_is_retired(world):
+    world.apply(identitySecretName="kept")
+    await world.pod(1)
+    await world.role.reconcile(KEY)
+    (old,) = world.live()
+    template = world.cluster.objects[DEPLOYMENTS.plural, "relay-alpha"]["spec"]["template"]
+    world.cluster.objects["onionrelays", "alpha"]["spec"]["identitySecretName"] = "other"
+    await world.role.reconcile(KEY)
+    assert world.cluster.objects[DEPLOYMENTS.plural, "relay-alpha"]["spec"]["template"] != template  # rolled out, after a drain
+    await world.pod(2)
+    await world.role.reconcile(KEY)
+    assert world.chain.nodes[old.id].status is NodeStatus.RETIRED
+    assert len(world.live()) == 1

@@ -9,10 +9,10 @@ from veilpod.kube import relay_manifests
 OWNER = {"metadata": {"name": "alpha", "namespace": "relays", "uid": "u"}}
 
 
-def deployment(ordinal=0):
+def deployment(ordinal=0, identity_secret=None):
     return relay_manifests.deployment(
         OWNER, ordinal, release="north", image="relay@sha256:00", port=9001, bandwidth=1, burst=2, drain=60, operator_cert="Y2VydA==",
-        log_level="INFO",
+        log_level="INFO", identity_secret=identity_secret,
     )  # fmt: skip
 
 
@@ -37,6 +37,26 @@ def test_the_pod_is_restricted_and_holds_no_secret():
     assert [port["port"] for port in service["spec"]["ports"]] == [9001]  # neither control nor metrics
     assert service["spec"]["selector"].items() <= body["spec"]["template"]["metadata"]["labels"].items()
     assert service["metadata"]["ownerReferences"][0]["uid"] == "u"
+
+
+@pytest.mark.parametrize("ordinal", [0, 3])
+def test_the_pod_gets_its_own_entry_of_the_secret_as_a_file_and_nothing_else_of_it(ordinal):
+    pod = deployment(ordinal, "kept")["spec"]["template"]["spec"]
+    (container,), (volume,) = pod["containers"], pod["volumes"]
+    assert volume["secret"]["secretName"] == "kept"
+    assert volume["secret"]["items"] == [{"key": f"identity-{ordinal}", "path": "key"}]
+    assert volume["secret"]["defaultMode"] == 0o400
+    assert volume["secret"]["optional"] is True  # the relay says that it is missing, in a word; the kubelet would say it in events only
+    (mount,) = container["volumeMounts"]
+    assert mount["readOnly"] is True
+    assert f"--identity-file={mount['mountPath']}/key" in container["args"]
+    assert pod["securityContext"]["fsGroup"] == pod["securityContext"]["runAsGroup"]
+    assert not {"env", "envFrom"} & container.keys()
+    assert not any("kept" in argument for argument in container["args"])
+
+
+def test_another_secret_is_another_pod():
+    assert deployment(0, "kept")["spec"]["template"] != deployment(0, "other")["spec"]["template"]
 
 
 def test_an_evicted_pod_has_the_time_that_its_circuits_have():

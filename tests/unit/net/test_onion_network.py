@@ -16,6 +16,7 @@ from veilpod.net.circuit import CircuitSummary
 from veilpod.net.host import HostPoint
 from veilpod.net.streams import Hold, MuxStream
 from veilpod.relay.keys import RelayKeys
+from veilpod.relay.router import Relay
 
 BIG = os.urandom(8 << 20)
 
@@ -530,3 +531,22 @@ async def test_a_cancelled_wait_leaves_nothing_behind():
             if not isinstance(point, BaseException):
                 await point.close()
         await until(lambda: not any(relay.circuits for relay in net.relays.values()))
+
+
+async def test_a_relay_that_comes_back_with_its_identity_is_used_while_the_old_one_still_drains():
+    async with network(1) as net, service() as port:
+        net.allow(port)
+        proxy = net.proxy(hops=1, in_cluster=True)  # there is no way around it
+        stream = await proxy.open("127.0.0.1", port)
+        old = net.relays[1]
+        old.draining = True
+        net.relays[2] = fresh = Relay(RelayKeys(old.keys.identity))
+        net.entries[1] = entry(1, keys=fresh.keys, host="127.0.0.1", port=await fresh.listen("127.0.0.1", 0))
+        net.allow(port)
+        another = await proxy.open("127.0.0.1", port)  # first over the link that is there, which says that it drains
+        for each in (stream, another):
+            await each.write(b"both")
+            assert await each.readexactly(4) == b"both"
+        assert (len(old.circuits), len(fresh.circuits)) == (1, 1)
+        await proxy.close()
+        await until(lambda: not old.links and not fresh.links)

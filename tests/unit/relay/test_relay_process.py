@@ -2,14 +2,19 @@
 
 import asyncio
 import os
+import pathlib
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.support.onion import service, until
 from tests.support.relay_processes import processes
 
 from veilpod.core.canonical import from_hex, to_hex
+from veilpod.core.onion import relay_identity
 from veilpod.errors import CircuitFailed, ProtocolViolation, Refused
 from veilpod.net.onion import OnionProxy
 from veilpod.net.streams import MuxStream
@@ -125,3 +130,32 @@ async def test_a_relay_process_obeys_its_operator_and_ends_on_sigterm():
                 await relay.link.call(command, **args)
         assert await relay.stop() == 0
         await until(lambda: relay.process.returncode == 0)
+
+
+# -- an identity that its owner keeps
+
+
+async def test_a_restarted_relay_with_a_kept_identity_is_the_same_one_with_another_onion_key(tmp_path: pathlib.Path):
+    key, path = Ed25519PrivateKey.generate(), tmp_path / "key"
+    path.write_text(relay_identity.spell(key))
+    lives = []
+    for _ in range(2):
+        async with processes(1, f"--identity-file={path}") as (relay,):
+            lives.append(await relay.link.call("identity"))
+    assert {life["identityKey"] for life in lives} == {to_hex(key.public_key().public_bytes_raw())}
+    assert lives[0]["onionKey"] != lives[1]["onionKey"]
+
+
+@pytest.mark.parametrize(("text", "code"), [(None, 66), ("", 65), ("-----BEGIN PRIVATE KEY-----\nsecret words\n", 65)])
+async def test_a_relay_that_was_promised_an_identity_never_takes_another(tmp_path: pathlib.Path, text, code):
+    path = tmp_path / "key"
+    if text is not None:
+        path.write_text(text)
+    command = [sys.executable, "-m", "veilpod.relay", f"--identity-file={path}", "--operator-cert="]
+    environment = os.environ | {"PYTHONPATH": "operator"}
+    ended = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, env=environment, timeout=30, check=False)
+    assert ended.returncode == code
+    said = ended.stdout + ended.stderr
+    assert "relay.identity_refused" in said
+    assert "secret words" not in said
+    assert str(path) not in said

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from veilpod.control.context import Context
+from veilpod.control.relay_identities import Identities
 from veilpod.control.relay_replica import RelayReplica, Seen, owned_by
 from veilpod.control.role import Key
 from veilpod.core.entities import ChainEvent
@@ -36,6 +37,7 @@ class RelayRole:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._replicas: dict[str, dict[int, RelayReplica]] = {}  # by OnionRelay and ordinal
+        self._identities = Identities()
         self._names: set[str] = set()
 
     async def start(self) -> None:
@@ -101,7 +103,7 @@ class RelayRole:
         async with asyncio.TaskGroup() as group:
             looks = []
             for ordinal in ordinals:
-                replica = ours.setdefault(ordinal, RelayReplica(self._context, ordinal))
+                replica = ours.setdefault(ordinal, RelayReplica(self._context, ordinal, self._identities))
                 was = known.get(ordinal, Replica(ordinal=ordinal))
                 looks.append(group.create_task(replica.serve(relay, was) if ordinal in wanted else replica.leave(relay, was)))
         seen: list[Seen] = [look.result() for look in looks]
@@ -136,6 +138,7 @@ class RelayRole:
     async def _drop(self, name: str) -> None:
         for replica in self._replicas.pop(name, {}).values():
             await replica.drop()
+            self._identities.release(replica)
 
     async def _report(self, relay: dict[str, Any], replicas: Sequence[Replica]) -> None:
         """Write the status if it differs. What was written becomes the object's, for its version is asked for once more."""

@@ -1,7 +1,7 @@
 """What a relay's owner has to do next so that the directory on chain tells the truth about a relay: one pure function, one step at a time.
 
-A relay's keys die with its pod, so a node whose identity key no running relay holds is retired, and the new pod becomes a new node. Paper
-step 0 (registration) for onion routers.
+A pod that comes back with its identity key is the same node, with a new onion key in the next key epoch. One that comes back with another
+is a new node, and the one whose address it has is retired: nobody holds its keys any more. Paper step 0 (registration) for onion routers.
 """
 
 import dataclasses

@@ -3,7 +3,8 @@
 Positive polarity; Unknown means that nobody could say.
 
 - Registered: True `Listed`; False `Registering`, `Suspended`; Unknown `ChainUnavailable`.
-- Ready: True `Serving`; False `PodPending`, `Draining`; Unknown `RelayUnavailable`.
+- Ready: True `Serving`; False `PodPending`, `Draining`, `IdentityMissing`, `IdentityMalformed`, `IdentityShared`; Unknown
+  `RelayUnavailable`.
 
 Each replica has a reason of either kind. A condition says the worst of the replicas that stay; one that leaves is listed, and counts only
 when all leave.
@@ -14,11 +15,28 @@ import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from veilpod.core.onion import relay_identity
+
 _LEAVING = "no new circuits are taken; it goes when those that are there have ended"
 _READY = {  # reason -> status and message
     "Serving": ("True", ""),
     "PodPending": ("False", "the relay's pod is not running yet"),
     "Draining": ("False", "no new circuits are taken; set draining to false to serve again"),
+    relay_identity.MISSING: (
+        "False",
+        "the Secret that spec.identitySecretName names is not there, or has no entry identity-ORDINAL for this replica; make one with"
+        " `veilpod relay-identity NAME`; the relay looks again by itself, or at once when its pod is deleted",
+    ),
+    relay_identity.MALFORMED: (
+        "False",
+        "this replica's entry identity-ORDINAL of the Secret that spec.identitySecretName names is no Ed25519 key in PEM; make a Secret"
+        " with `veilpod relay-identity NAME`; the relay looks again by itself, or at once when its pod is deleted",
+    ),
+    relay_identity.SHARED: (
+        "False",
+        "another replica of this owner's relays has the same identity key, so this one is kept out of the directory; give each an entry of"
+        " its own, in a Secret that no other OnionRelay names, and delete this replica's pod",
+    ),
     "RelayUnavailable": ("Unknown", "the relay does not answer its operator"),
 }
 _REGISTERED = {

@@ -84,6 +84,11 @@ def parse_destroy(payload: bytes) -> tuple[DestroyReason, bytes | None]:
     return reason, report
 
 
+def refuses_all(payload: bytes) -> bool:
+    """Whether a DESTROY is the neighbour's own word that it drains; with a report it would come from further on."""
+    return payload[:2] == bytes((DestroyReason.DRAINING, 0))
+
+
 def _seal(keys: HopKeys, plain: bytes, random: Random) -> bytes:
     sealed = AESGCM(keys.report_key).encrypt(_NONCE, plain, _AAD)
     return sealed + random(REPORT - len(sealed))
