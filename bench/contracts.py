@@ -44,6 +44,7 @@ BARS: dict[str, tuple[int, int | None, int | None]] = {
     "register": (121_000, None, None),
     "rotate-key": (36_000, None, None),
     "set-status": (32_000, None, None),
+    "set-capacity": (32_000, None, None),
     "request": (74_000, None, None),
     "assign": (55_000, None, None),
     "publish-key": (92_000, None, None),
@@ -167,11 +168,12 @@ def nodes(node: Anvil) -> Iterator[tuple[str, int]]:
     yield "register", register(registry, owner, RELAY)
     yield "rotate-key", registry.call(owner, "rotateKey", 2, keccak256(b"next"), PROOF)
     yield "set-status", registry.call(owner, "setStatus", 2, DRAINING)
+    yield "set-capacity", registry.call(owner, "setCapacity", 2, 20_480)
 
 
 def register(registry: Measured, owner: SigningKey, roles: int) -> int:
     """Register one more node."""
-    capacity = 8 if roles & COMPUTE else 0
+    capacity = {COMPUTE: 8, RELAY: 10_240}.get(roles, 0)
     return registry.call(owner, "register", roles, capacity, keccak256(b"identity"), keccak256(b"onion"), "192.0.2.1:9001", PROOF)
 
 

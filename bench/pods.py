@@ -54,7 +54,7 @@ def namespaces() -> list[dict[str, Any]]:
 
 
 def relay(number: int, image: str) -> dict[str, Any]:
-    """A relay's pod as its operator's Deployment would make it, without a bound on its bandwidth."""
+    """A relay's pod as its operator's Deployment would make it. Nobody bounds its bandwidth."""
     owner = {"metadata": {"name": f"relay-{number}", "namespace": WORLD, "uid": ""}}
     deployment = relay_manifests.deployment(
         owner,
@@ -62,8 +62,6 @@ def relay(number: int, image: str) -> dict[str, Any]:
         release="bench",
         image=image,
         port=RELAY_PORT,
-        bandwidth=0,
-        burst=0,
         drain=0,
         operator_cert=_certificate(),
         log_level="WARNING",

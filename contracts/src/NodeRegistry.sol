@@ -9,6 +9,8 @@ import {INodeRegistry} from "./interfaces/INodeRegistry.sol";
 /// - A proof of possession is not checked here (no Ed25519 in the EVM): it is in the event, and readers must check it before they
 ///   use a key. An entry without a valid proof is to be read as absent.
 /// - `updatedAt` moves with every act of the owner and is the heartbeat; an act of the guardian does not move it.
+/// - A capacity is its owner's word. TaskScheduler holds a computing server to it; nobody measures a relay's, so whoever weighs relays by it
+///   must bound what a claim brings.
 /// - Anybody may register a resource under any name. A name is a hint; (owner, name) is the identity.
 contract NodeRegistry is INodeRegistry {
     /*//////////////////////////////////////////////////////////////
@@ -19,7 +21,8 @@ contract NodeRegistry is INodeRegistry {
     error CallAsOwner();
     error RegisterNodeFirst(uint32 id);
     error ChooseRoles();
-    error SetCapacityForComputeOnly();
+    error GiveCapacity();
+    error SetCapacityForComputeOrRelayOnly();
     error ReduceCapacity();
     error GiveKeys();
     error GiveEndpoint();
@@ -54,8 +57,10 @@ contract NodeRegistry is INodeRegistry {
     uint256 private constant MAX_NAME = 64;
 
     /// Where members of a node's first word begin.
+    uint256 private constant ROLES = 160;
     uint256 private constant STATUS = 168;
     uint256 private constant KEY_EPOCH = 176;
+    uint256 private constant CAPACITY = 192;
     uint256 private constant UPDATED_AT = 216;
 
     /*//////////////////////////////////////////////////////////////
@@ -109,16 +114,18 @@ contract NodeRegistry is INodeRegistry {
         string calldata endpoint,
         bytes32[2] calldata proof
     ) external returns (uint32 id) {
-        _checkRoles(roles, capacity);
-        if (identityKey == 0 || onionKey == 0) revert GiveKeys();
+        _checkRoles(roles);
+        _checkCapacity(roles, capacity);
+        if (identityKey == 0) revert GiveKeys();
+        if (onionKey == 0) revert GiveKeys();
         _checkEndpoint(roles, endpoint);
 
         unchecked {
             id = ++nodeCount; // four thousand million nodes cannot be paid for
         }
         Node storage n = nodes[id];
-        uint256 head = uint160(msg.sender) | (uint256(roles) << 160) | (uint256(Status.Active) << STATUS)
-            | (1 << KEY_EPOCH) | (uint256(capacity) << 192);
+        uint256 head = uint160(msg.sender) | (uint256(roles) << ROLES) | (uint256(Status.Active) << STATUS)
+            | (1 << KEY_EPOCH) | (uint256(capacity) << CAPACITY);
         _setHead(n, head);
         n.identityKey = identityKey;
         n.onionKey = onionKey;
@@ -153,6 +160,16 @@ contract NodeRegistry is INodeRegistry {
         _setHead(n, head);
 
         emit NodeEndpoint(id, endpoint);
+    }
+
+    /// @inheritdoc INodeRegistry
+    function setCapacity(uint32 id, uint32 capacity) external {
+        (Node storage n, uint256 head) = _owned(id);
+        _checkCapacity(uint8(head >> ROLES), capacity);
+
+        _setHead(n, (head & ~(uint256(type(uint24).max) << CAPACITY)) | (uint256(capacity) << CAPACITY));
+
+        emit NodeCapacity(id, capacity);
     }
 
     /// @inheritdoc INodeRegistry
@@ -313,10 +330,11 @@ contract NodeRegistry is INodeRegistry {
             n.endpoint = endpoint;
             return;
         }
-        // What follows a short string in calldata is not its own.
-        uint256 word = uint256(bytes32(bytes(endpoint)));
         string storage place = n.endpoint;
         assembly ("memory-safe") {
+            // What follows a short string in calldata is not its own.
+            let rest := sub(256, shl(3, endpoint.length))
+            let word := shl(rest, shr(rest, calldataload(endpoint.offset)))
             sstore(place.slot, or(word, shl(1, endpoint.length)))
         }
     }
@@ -338,17 +356,27 @@ contract NodeRegistry is INodeRegistry {
         });
     }
 
-    function _checkRoles(uint8 roles, uint32 capacity) private pure {
+    function _checkRoles(uint8 roles) private pure {
         unchecked {
             if (uint256(roles) - 1 >= ALL_ROLES) revert ChooseRoles();
         }
-        if ((capacity != 0) != (roles & COMPUTE != 0)) revert SetCapacityForComputeOnly();
+    }
+
+    /// @dev A computing server without a place is none; a relay may claim nothing; others have nothing to count.
+    function _checkCapacity(uint8 roles, uint32 capacity) private pure {
+        if (capacity == 0) {
+            if (roles & COMPUTE != 0) revert GiveCapacity();
+            return;
+        }
+        if (roles & (COMPUTE | RELAY) == 0) revert SetCapacityForComputeOrRelayOnly();
         if (capacity > type(uint24).max) revert ReduceCapacity();
     }
 
     function _checkEndpoint(uint8 roles, string calldata endpoint) private pure {
         uint256 length = bytes(endpoint).length;
-        if (length == 0 && roles & DIALLED_ROLES != 0) revert GiveEndpoint();
+        if (length == 0) {
+            if (roles & DIALLED_ROLES != 0) revert GiveEndpoint();
+        }
         if (length > MAX_ENDPOINT) revert ShortenEndpoint(MAX_ENDPOINT);
     }
 }

@@ -115,7 +115,7 @@ contract RegistryGas is RegistryBase {
         proof = [keccak256("r"), keccak256("s")]; // calldata of a real signature has few zeros
         register(OWNER, RELAY);
         vm.prank(OWNER);
-        registry.register(RELAY, 0, keccak256("identity"), keccak256("onion"), "192.0.2.1:9001", proof);
+        registry.register(RELAY, 10_240, keccak256("identity"), keccak256("onion"), "192.0.2.1:9001", proof);
         measured("register");
         vm.prank(OWNER);
         registry.rotateKey(2, keccak256("next"), proof);
@@ -123,6 +123,9 @@ contract RegistryGas is RegistryBase {
         vm.prank(OWNER);
         registry.setStatus(2, INodeRegistry.Status.Draining);
         measured("setStatus");
+        vm.prank(OWNER);
+        registry.setCapacity(2, 20_480);
+        measured("setCapacity");
         vm.warp(vm.getBlockTimestamp() + 60);
         vm.prank(OWNER);
         registry.heartbeat(2);

@@ -32,16 +32,40 @@ contract RegistryEdgesTest is RegistryBase {
     }
 
     function test_capacity_fits_twenty_four_bits() public {
-        uint32 id = registerWith(COMPUTE, type(uint24).max, "");
-        vm.assertEq(registry.node(id).capacity, type(uint24).max, "capacity");
-        vm.expectPartialRevert(NodeRegistry.ReduceCapacity.selector);
-        registerWith(COMPUTE, uint32(type(uint24).max) + 1, "");
+        uint32 above = uint32(type(uint24).max) + 1;
+        for (uint8 role = COMPUTE; role <= RELAY; role += RELAY - COMPUTE) {
+            uint32 id = registerWith(role, type(uint24).max, "192.0.2.1:9001");
+            vm.assertEq(registry.node(id).capacity, type(uint24).max, "capacity");
+            vm.expectPartialRevert(NodeRegistry.ReduceCapacity.selector);
+            registerWith(role, above, "192.0.2.1:9001");
+            vm.expectPartialRevert(NodeRegistry.ReduceCapacity.selector);
+            vm.prank(OWNER);
+            registry.setCapacity(id, above);
+        }
     }
 
     function test_an_endpoint_has_sixty_four_bytes_at_most() public {
         registerWith(RELAY, 0, ofLength(64));
         vm.expectRevert(abi.encodeWithSelector(NodeRegistry.ShortenEndpoint.selector, 64));
         registerWith(RELAY, 0, ofLength(65));
+    }
+
+    function test_an_endpoint_is_read_as_it_was_registered_whatever_follows_it(bytes32[2] memory text, uint256 length)
+        public
+    {
+        length = bound(length, 0, 64);
+        string memory endpoint = string(abi.encodePacked(text));
+        bytes memory data =
+            abi.encodeCall(registry.register, (COMPUTE, 1, IDENTITY, ONION, endpoint, [IDENTITY, ONION]));
+        assembly {
+            mstore(endpoint, length)
+            // Selector, seven words with the proof in them, then the length. What is behind it stays.
+            mstore(add(data, add(0x24, mul(7, 0x20))), length)
+        }
+        vm.prank(OWNER);
+        (bool success,) = address(registry).call(data);
+        vm.assertTrue(success, "registered");
+        vm.assertEq(keccak256(bytes(registry.node(1).endpoint)), keccak256(bytes(endpoint)), "endpoint");
     }
 
     function test_a_name_has_one_to_sixty_four_bytes() public {

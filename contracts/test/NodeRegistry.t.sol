@@ -70,14 +70,59 @@ contract NodeTest is RegistryBase {
         registry.register(roles, roles & COMPUTE == 0 ? 0 : 1, IDENTITY, ONION, "192.0.2.1:1", proof);
     }
 
-    function test_capacity_is_for_computing_servers() public {
+    function test_a_computing_server_promises_at_least_one_place() public {
         vm.startPrank(OWNER);
-        vm.expectPartialRevert(NodeRegistry.SetCapacityForComputeOnly.selector);
-        registry.register(RELAY, 1, IDENTITY, ONION, "192.0.2.1:1", proof);
-        vm.expectPartialRevert(NodeRegistry.SetCapacityForComputeOnly.selector);
+        vm.expectPartialRevert(NodeRegistry.GiveCapacity.selector);
         registry.register(COMPUTE, 0, IDENTITY, ONION, "", proof);
-        vm.expectPartialRevert(NodeRegistry.ReduceCapacity.selector);
-        registry.register(COMPUTE, 1 << 24, IDENTITY, ONION, "", proof);
+        vm.expectPartialRevert(NodeRegistry.GiveCapacity.selector);
+        registry.register(COMPUTE | RELAY, 0, IDENTITY, ONION, "192.0.2.1:1", proof);
+        uint32 id = registry.register(COMPUTE, 1, IDENTITY, ONION, "", proof);
+        vm.expectPartialRevert(NodeRegistry.GiveCapacity.selector);
+        registry.setCapacity(id, 0);
+    }
+
+    function test_a_relay_may_claim_its_bandwidth_and_take_the_claim_back() public {
+        vm.startPrank(OWNER);
+        uint32 id = registry.register(RELAY, 10_240, IDENTITY, ONION, "192.0.2.1:1", proof);
+        vm.assertEq(registry.node(id).capacity, 10_240, "claimed");
+        registry.setCapacity(id, 0);
+        vm.assertEq(registry.node(id).capacity, 0, "taken back");
+    }
+
+    function test_capacity_is_where_something_is_counted_and_fits_its_bits(uint8 roles, uint32 capacity, bool later)
+        public
+    {
+        (roles, capacity) = (uint8(bound(roles, 1, 31)), uint32(bound(capacity, 0, 1 << 25)));
+        vm.startPrank(OWNER);
+        uint32 first = roles & COMPUTE == 0 ? 0 : 1;
+        uint32 id = later ? registry.register(roles, first, IDENTITY, ONION, "192.0.2.1:1", proof) : 1;
+
+        if (capacity == 0) {
+            if (roles & COMPUTE != 0) vm.expectPartialRevert(NodeRegistry.GiveCapacity.selector);
+        } else if (roles & (COMPUTE | RELAY) == 0) {
+            vm.expectPartialRevert(NodeRegistry.SetCapacityForComputeOrRelayOnly.selector);
+        } else if (capacity > type(uint24).max) {
+            vm.expectPartialRevert(NodeRegistry.ReduceCapacity.selector);
+        }
+        if (later) registry.setCapacity(id, capacity);
+        else registry.register(roles, capacity, IDENTITY, ONION, "192.0.2.1:1", proof);
+    }
+
+    function test_changing_the_capacity_changes_nothing_else_and_is_a_heartbeat(uint24 before, uint24 capacity) public {
+        vm.startPrank(OWNER);
+        uint32 id = registry.register(RELAY, before, IDENTITY, ONION, "192.0.2.1:9001", proof);
+        registry.setStatus(id, INodeRegistry.Status.Draining);
+        registry.rotateKey(id, "new", proof);
+        INodeRegistry.NodeView memory was = registry.node(id);
+        vm.warp(block.timestamp + 5 minutes);
+        vm.expectEmit();
+        emit INodeRegistry.NodeCapacity(id, capacity);
+        registry.setCapacity(id, capacity);
+
+        INodeRegistry.NodeView memory n = registry.node(id);
+        vm.assertEq(n.updatedAt, vm.getBlockTimestamp(), "heartbeat");
+        (was.capacity, was.updatedAt) = (capacity, n.updatedAt);
+        vm.assertEq(keccak256(abi.encode(n)), keccak256(abi.encode(was)), "all the rest");
     }
 
     function test_whoever_is_dialled_has_an_endpoint_and_a_computing_server_needs_none() public {
@@ -132,6 +177,8 @@ contract NodeTest is RegistryBase {
         vm.expectPartialRevert(NodeRegistry.CallAsOwner.selector);
         registry.setEndpoint(id, "192.0.2.9:1");
         vm.expectPartialRevert(NodeRegistry.CallAsOwner.selector);
+        registry.setCapacity(id, 1);
+        vm.expectPartialRevert(NodeRegistry.CallAsOwner.selector);
         registry.setStatus(id, INodeRegistry.Status.Offline);
         vm.expectPartialRevert(NodeRegistry.CallAsOwner.selector);
         registry.heartbeat(id);
@@ -182,6 +229,8 @@ contract StatusTest is RegistryBase {
         registry.setStatus(id, INodeRegistry.Status.Active);
         vm.expectPartialRevert(NodeRegistry.NodeRetired.selector);
         registry.rotateKey(id, "new", proof);
+        vm.expectPartialRevert(NodeRegistry.NodeRetired.selector);
+        registry.setCapacity(id, 1);
         vm.stopPrank();
         vm.prank(GUARDIAN);
         vm.expectPartialRevert(NodeRegistry.NodeRetired.selector);
@@ -226,6 +275,10 @@ contract StatusTest is RegistryBase {
         (address owner, uint32 capacity) = registry.requireActive(id, COMPUTE);
         vm.assertEq(owner, OWNER, "owner");
         vm.assertEq(capacity, 2, "capacity");
+        vm.prank(OWNER);
+        registry.setCapacity(id, 5);
+        (, capacity) = registry.requireActive(id, COMPUTE);
+        vm.assertEq(capacity, 5, "changed capacity");
         vm.expectRevert(abi.encodeWithSelector(NodeRegistry.NodeLacksRole.selector, id, STORAGE));
         registry.requireActive(id, STORAGE);
         vm.expectPartialRevert(NodeRegistry.RegisterNodeFirst.selector);

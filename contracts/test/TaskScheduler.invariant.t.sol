@@ -49,10 +49,16 @@ contract SchedulerHandler is SchedulerBase {
         if (t.phase != ITaskScheduler.Phase.Requested || past(t.terms.scheduleBy)) return;
         for (uint256 i; i < SERVERS; ++i) {
             (uint256 free,) = scheduler.stakeOf(owners[i]);
-            if (free < t.terms.stake || scheduler.sandboxesOn(compute[i]) == 2) return;
+            if (free < t.terms.stake || full(compute[i])) return;
         }
         vm.prank(REQUESTER);
         scheduler.assign(id, compute, stores);
+    }
+
+    function setCapacity(uint256 who, uint256 capacity) external on(0) {
+        who %= SERVERS;
+        vm.prank(owners[who]);
+        registry.setCapacity(compute[who], uint32(bound(capacity, 1, 4)));
     }
 
     function publishKey(uint256 seed) external on(seed) {
@@ -169,6 +175,10 @@ contract SchedulerHandler is SchedulerBase {
 
     function engaged(ITaskScheduler.TaskView memory t) private pure returns (bool) {
         return t.phase == ITaskScheduler.Phase.Assigned || t.phase == ITaskScheduler.Phase.Running;
+    }
+
+    function full(uint32 node) private view returns (bool) {
+        return scheduler.sandboxesOn(node) >= registry.node(node).capacity;
     }
 
     function past(uint256 deadline) private view returns (bool) {

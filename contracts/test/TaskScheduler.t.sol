@@ -329,6 +329,31 @@ contract AssignTest is SchedulerBase {
         scheduler.assign(third, compute, stores);
     }
 
+    function test_a_server_that_lowers_its_capacity_keeps_its_tasks_and_gets_no_more() public {
+        vm.startPrank(REQUESTER);
+        scheduler.assign(id, compute, stores);
+        bytes32 second = scheduler.request{value: BUDGET}("2", "spec", terms);
+        vm.stopPrank();
+        setCapacity(1);
+        vm.prank(REQUESTER);
+        vm.expectRevert(abi.encodeWithSelector(TaskScheduler.ChooseNodeWithRoom.selector, compute[0]));
+        scheduler.assign(second, compute, stores);
+        setCapacity(2);
+        vm.prank(REQUESTER);
+        scheduler.assign(second, compute, stores);
+        setCapacity(1);
+        report(0);
+        report(1);
+        report(2);
+    }
+
+    function setCapacity(uint32 capacity) private {
+        for (uint256 i; i < SERVERS; ++i) {
+            vm.prank(owners[i]);
+            registry.setCapacity(compute[i], capacity);
+        }
+    }
+
     function test_a_server_without_the_stake_is_refused() public {
         vm.prank(owners[2]);
         scheduler.withdrawStake(1.5 ether);

@@ -29,6 +29,27 @@ async def register(chain, addresses, *, roles, capacity=0, endpoint="", seed=7):
     )
 
 
+async def test_a_node_changes_its_capacity_and_saying_it_again_costs_nothing(anvil, open_chain):
+    relay, server = await open_chain(1), await open_chain(2)
+    node = await register(relay, anvil.addresses, roles=Role.RELAY, capacity=10_240, endpoint="192.0.2.1:9001")
+    assert (await relay.reader.node(node)).capacity == 10_240
+    await relay.writer.set_capacity(node, 20_480)
+    assert (await relay.reader.node(node)).capacity == 20_480
+    sent = len(relay.history())
+    await relay.writer.set_capacity(node, 20_480)
+    assert len(relay.history()) == sent
+
+    with pytest.raises(ChainRejected, match="CallAsOwner"):
+        await server.writer.set_capacity(node, 1)
+    with pytest.raises(ChainRejected, match="SetCapacityForComputeOrRelayOnly"):
+        await register(server, anvil.addresses, roles=Role.STORAGE, capacity=1, endpoint="192.0.2.2:9101")
+    computing = await register(server, anvil.addresses, roles=Role.COMPUTE, capacity=4)
+    with pytest.raises(ChainRejected, match="GiveCapacity"):
+        await server.writer.set_capacity(computing, 0)
+    await server.writer.set_capacity(computing, 9)
+    assert (await server.reader.node(computing)).capacity == 9
+
+
 async def request(chain, *, servers=3, salt=b"a task"):
     now = await chain.reader.now()
     terms = Terms(

@@ -123,6 +123,14 @@ class MemoryChain:
     async def set_endpoint(self, node: NodeId, endpoint: str) -> None:
         self.nodes[node] = dataclasses.replace(self.nodes[node], endpoint=endpoint)
 
+    async def set_capacity(self, node: NodeId, capacity: int) -> None:
+        self.nodes[node] = dataclasses.replace(self.nodes[node], capacity=capacity)
+
+    async def set_status(self, node: NodeId, status: NodeStatus) -> None:
+        self._up(None)
+        assert self.nodes[node].status is not NodeStatus.RETIRED
+        self.nodes[node] = dataclasses.replace(self.nodes[node], status=status)
+
     async def heartbeat(self, node: NodeId) -> None:
         self.nodes[node] = dataclasses.replace(self.nodes[node], updated_at=self.time)
 

@@ -13,7 +13,8 @@ interface INodeRegistry {
         Retired
     }
 
-    /// @param capacity sandboxes this node accepts at a time (compute), 0 otherwise.
+    /// @param capacity of a computing server: the sandboxes it accepts at a time, at least 1. Of a relay that does not compute: the
+    /// bandwidth its owner claims, in KiB (1,024 bytes) a second, 0 for no claim. 0 for all others. Below 2^24, which is 16 GiB a second.
     /// @param identityKey Ed25519, signs the proofs of possession. Never changes for a node.
     /// @param onionKey X25519: the ntor key of a relay, the sealing key of a store, mailbox or computing server.
     /// @param endpoint "ip:port", never a DNS name. Empty for a computing server: it is never dialled.
@@ -45,6 +46,7 @@ interface INodeRegistry {
     event NodeKey(uint32 indexed id, uint32 indexed keyEpoch, bytes32 onionKey, bytes32[2] proof);
     event NodeStatus(uint32 indexed id, Status status);
     event NodeEndpoint(uint32 indexed id, string endpoint);
+    event NodeCapacity(uint32 indexed id, uint32 capacity);
     event ResourceAdded(
         bytes32 indexed id,
         bytes32 indexed nameHash,
@@ -56,7 +58,8 @@ interface INodeRegistry {
     );
     event ResourceRevoked(bytes32 indexed id);
 
-    /// Roles that are dialled (STORAGE, RELAY, PROVIDER) need an endpoint of 1 to 64 bytes; COMPUTE needs a capacity, others have none.
+    /// Roles that are dialled (STORAGE, RELAY, PROVIDER) need an endpoint of 1 to 64 bytes; COMPUTE needs a capacity, RELAY may
+    /// have one, others have none.
     /// Role bits: USER 1, STORAGE 2, COMPUTE 4, RELAY 8, PROVIDER 16 (a requester's mailbox).
     function register(
         uint8 roles,
@@ -68,6 +71,8 @@ interface INodeRegistry {
     ) external returns (uint32 id);
     function rotateKey(uint32 id, bytes32 onionKey, bytes32[2] calldata proof) external;
     function setEndpoint(uint32 id, string calldata endpoint) external;
+    /// By the rule of `register`. Sandboxes that a server has taken stay, also when they are more than it now accepts.
+    function setCapacity(uint32 id, uint32 capacity) external;
     function setStatus(uint32 id, Status status) external; // owner: Active, Draining, Offline, Retired
     function setSuspended(uint32 id, bool suspended) external; // guardian only; lifting leaves the node Offline
     function heartbeat(uint32 id) external;

@@ -82,6 +82,12 @@ class Writer:
 
         await self._do(f"setEndpoint:{node}", "NodeRegistry.setEndpoint", (node, endpoint), done=done)
 
+    async def set_capacity(self, node: NodeId, capacity: int) -> None:
+        async def done(block: Header) -> bool:
+            return (await self._reader.node_at(block, node)).capacity == capacity
+
+        await self._do(f"setCapacity:{node}", "NodeRegistry.setCapacity", (node, capacity), done=done)
+
     async def set_status(self, node: NodeId, status: NodeStatus) -> None:
         async def done(block: Header) -> bool:
             return (await self._reader.node_at(block, node)).status is status

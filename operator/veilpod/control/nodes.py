@@ -41,13 +41,14 @@ async def ensure_node(context: Context, *, role: Role, endpoint: str = "", capac
     if node.endpoint != endpoint:
         await context.writer.set_endpoint(node.id, endpoint)
         log.info("node.endpoint_changed", extra={"role": role.name})
+    if node.capacity != capacity:
+        await context.writer.set_capacity(node.id, capacity)
+        log.info("node.capacity_changed", extra={"role": role.name})
     if node.status in (NodeStatus.OFFLINE, NodeStatus.DRAINING):
         await context.writer.set_status(node.id, NodeStatus.ACTIVE)
         log.info("node.active", extra={"role": role.name})
     if node.status is NodeStatus.SUSPENDED:
         log.error("node.suspended", extra={"role": role.name})
-    if node.capacity != capacity:
-        log.warning("node.capacity_differs", extra={"role": role.name, "registered": node.capacity, "configured": capacity})
     return node.id
 
 

@@ -25,7 +25,11 @@ class RelayLink:
         self.pod_uid = pod_uid
         self._link, self._key_since = link, now
 
-    async def running(self, *, endpoint: str, draining: bool, now: float) -> Running:
+    async def carry(self, *, bandwidth: int, burst: int) -> None:
+        """Tell the relay how many bytes a second it carries at most, and how many at once after a pause."""
+        await self._call("carry", bandwidth=bandwidth, burst=burst)
+
+    async def running(self, *, endpoint: str, capacity: int, draining: bool, now: float) -> Running:
         """Tell the relay whether to drain and ask for its public keys; a new onion key when the present one is old or much used."""
         await self._call("drain", draining=draining)
         answer = await self._call("identity")
@@ -37,6 +41,7 @@ class RelayLink:
             identity_key=from_hex(answer["identityKey"], 32),
             onion_key=from_hex(answer["onionKey"], 32),
             endpoint=endpoint,
+            capacity=capacity,
             draining=draining,
         )
 

@@ -19,8 +19,8 @@ from veilpod.core.entities import Node, NodeStatus
 from veilpod.core.entities import Role as NodeRole
 from veilpod.core.kinds import DEPLOYMENTS, PODS, SERVICES, Kind
 from veilpod.core.onion import registration, relay_identity
-from veilpod.core.onion.directory import exit_endpoints, spell_endpoint
-from veilpod.core.onion.registration import Heartbeat, Move, Register, Retire, Rotate, Running, SetStatus, Step
+from veilpod.core.onion.directory import claimed_capacity, exit_endpoints, spell_endpoint
+from veilpod.core.onion.registration import Claim, Heartbeat, Move, Register, Retire, Rotate, Running, SetStatus, Step
 from veilpod.core.onion.relay_status import Replica
 from veilpod.core.task.manifest import to_bytes
 from veilpod.errors import ChainUnavailable, PeerUnavailable, Refused, VeilpodError
@@ -45,12 +45,14 @@ class RelayReplica:
         """Take one look and bring everything a step further. An error is returned, not raised: other replicas go on."""
         was = dataclasses.replace(was, leaving_since=None)
         try:
+            bandwidth, burst = bounds(relay)
             endpoint = await self._apply(relay)
             link = await self._dial(relay)
             if link is None:
                 return dataclasses.replace(was, ready="PodPending"), None
-            draining = bool(relay["spec"].get("draining", False))
-            running = await link.running(endpoint=endpoint, draining=draining, now=self._context.clock())
+            await link.carry(bandwidth=bandwidth, burst=burst)
+            draining, capacity = bool(relay["spec"].get("draining", False)), claimed_capacity(bandwidth)
+            running = await link.running(endpoint=endpoint, capacity=capacity, draining=draining, now=self._context.clock())
             if not self._identities.claim(running.identity_key, self):
                 return without_identity(was, relay_identity.SHARED), None
             entry = await self._register(link, running)
@@ -106,7 +108,7 @@ class RelayReplica:
     async def _apply(self, relay: dict[str, Any]) -> str:
         """Apply the manifests, the Service first (see `leave`). Returns the relay's endpoint."""
         config, namespace, spec = self._context.config, relay["metadata"]["namespace"], relay["spec"]
-        image, port, bandwidth = config.images.get("relay"), int(spec.get("port", 9001)), to_bytes(spec.get("bandwidth", "10Mi"))
+        image, port = config.images.get("relay"), int(spec.get("port", 9001))
         if not image:
             raise Refused("NoRelayImage", "set images.relay in the operator's configuration")
         deployment = relay_manifests.deployment(
@@ -115,8 +117,6 @@ class RelayReplica:
             release=config.release,
             image=image,
             port=port,
-            bandwidth=bandwidth,
-            burst=to_bytes(spec.get("burst", bandwidth)),
             drain=drain_seconds(relay),
             operator_cert=base64.b64encode(control_certificate(self._context.node_keys.control)).decode(),
             log_level=config.log_level,
@@ -194,7 +194,7 @@ class RelayReplica:
             case Register():
                 await writer.register(
                     roles=NodeRole.RELAY,
-                    capacity=0,
+                    capacity=running.capacity,
                     identity_key=running.identity_key,
                     onion_key=running.onion_key,
                     endpoint=running.endpoint,
@@ -204,6 +204,8 @@ class RelayReplica:
                 await writer.rotate_key(node, onion_key=running.onion_key, proof=await self._prove(link, running, key_epoch))
             case Move(node):
                 await writer.set_endpoint(node, running.endpoint)
+            case Claim(node):
+                await writer.set_capacity(node, running.capacity)
             case SetStatus(node, status):
                 await writer.set_status(node, status)
             case Heartbeat(node):
@@ -244,6 +246,12 @@ def owned_by(found: dict[str, Any], relay: dict[str, Any]) -> bool:
 def drain_seconds(relay: dict[str, Any]) -> int:
     """How long circuits may go on."""
     return int(relay["spec"].get("drainSeconds", 60))
+
+
+def bounds(relay: dict[str, Any]) -> tuple[int, int]:
+    """How many bytes a second a replica carries at most, and how many at once after a pause. Raises InvalidInput."""
+    bandwidth = to_bytes(relay["spec"].get("bandwidth", "10Mi"))
+    return bandwidth, to_bytes(relay["spec"].get("burst", bandwidth))
 
 
 def _registered(entry: Node | None) -> str:

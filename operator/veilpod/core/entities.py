@@ -67,7 +67,7 @@ class Node:
     status: NodeStatus
     key_epoch: int
     updated_at: int  # unix seconds of the last heartbeat
-    capacity: int
+    capacity: int  # sandboxes at a time (COMPUTE); else the KiB a second that a relay claims
     identity_key: bytes  # Ed25519, 32 bytes
     onion_key: bytes  # X25519, 32 bytes
     endpoint: str  # "ip:port" or ""

@@ -23,12 +23,24 @@ class Budget:
 
     def __init__(self, limit: int = 256 << 20, *, rate: int = 0, burst: int = 0) -> None:
         self.used = 0
-        self._limit, self._rate, self._burst = limit, rate, burst or rate
+        self.rate, self.burst = rate, burst or rate
+        self._limit = limit
         self._links: dict[Reader, None] = {}  # in the order in which they came
         self._full = False
-        self._tokens = float(self._burst)
+        self._tokens = float(self.burst)
         self._refilled = 0.0
         self._pause: asyncio.TimerHandle | None = None
+
+    def bound(self, *, rate: int, burst: int = 0) -> None:
+        """Change the rate. What came in over the old one is made up for at the new one."""
+        burst = burst or rate
+        if (rate, burst) == (self.rate, self.burst):
+            return
+        self.rate, self.burst = rate, burst
+        if self._pause is not None:
+            # It was reckoned by the old rate, and may be minutes.
+            self._pause.cancel()
+            self._refill()
 
     @property
     def _held(self) -> bool:
@@ -61,13 +73,13 @@ class Budget:
 
     def received(self, size: int) -> None:
         """Bytes came in: over the rate, everybody waits until a tenth of a second's worth, or the burst, is there again."""
-        if not self._rate:
+        if not self.rate:
             return
         now = asyncio.get_running_loop().time()
-        self._tokens = min(self._burst, self._tokens + (now - self._refilled) * self._rate) - size
+        self._tokens = min(self.burst, self._tokens + (now - self._refilled) * self.rate) - size
         self._refilled = now
         if self._tokens < 0 and self._pause is None:
-            wait = (min(self._rate / 10, self._burst) - self._tokens) / self._rate
+            wait = (min(self.rate / 10, self.burst) - self._tokens) / self.rate
             self._pause = asyncio.get_running_loop().call_later(wait, self._refill)
             self._hold()
 

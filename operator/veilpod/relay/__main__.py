@@ -41,8 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--listen", type=listen, default=listen("0.0.0.0:9001"), help="links from clients and other relays")
     parser.add_argument("--control", type=listen, default=listen("0.0.0.0:7443"), help="the operator's control stream")
     parser.add_argument("--metrics", type=listen, default=None, help="Prometheus metrics and probes, e.g. 0.0.0.0:9090")
-    parser.add_argument("--bandwidth", type=int, default=0, help="bytes a second that are carried at most, 0 for no bound")
-    parser.add_argument("--burst", type=int, default=0, help="bytes that are carried at once after a pause, 0 for one second's worth")
+    parser.add_argument(
+        "--bandwidth", type=int, default=0, help="bytes a second that are carried at most, 0 for no bound; the operator may change it"
+    )
     parser.add_argument("--drain-seconds", type=float, default=0, help="how long circuits may go on after SIGTERM; a second one ends them")
     parser.add_argument("--identity-file", type=pathlib.Path, help="the Ed25519 identity key in PEM; without it, one is made in memory")
     parser.add_argument("--operator-cert", type=base64.b64decode, required=True, help="the operator's control certificate, DER in base64")
@@ -51,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def _run(options: argparse.Namespace, keys: RelayKeys) -> None:
-    relay = Relay(keys, limits=Limits(bandwidth=options.bandwidth, burst=options.burst))
+    relay = Relay(keys, limits=Limits(bandwidth=options.bandwidth))
     control = ControlServer(options.operator_cert, Commands(relay).handlers())
     try:
         async with asyncio.TaskGroup() as group:

@@ -33,6 +33,7 @@ class Commands:
             "directory": self._directory,
             "endpoints": self._endpoints,
             "drain": self._drain,
+            "carry": self._carry,
         }
 
     async def _identity(self, args: dict[str, Any]) -> dict[str, Any]:
@@ -87,3 +88,10 @@ class Commands:
             log.info("relay.draining" if draining else "relay.serving")
         self._relay.draining = draining
         return {"circuits": len(self._relay.circuits)}
+
+    async def _carry(self, args: dict[str, Any]) -> dict[str, Any]:
+        fields = Fields(args, what="carry", party="operator")
+        bandwidth, burst = fields.integer("bandwidth", minimum=1), fields.integer("burst", minimum=1)
+        fields.done()
+        self._relay.carry(bandwidth=bandwidth, burst=burst)
+        return {"bandwidth": bandwidth, "burst": burst}

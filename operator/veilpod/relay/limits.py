@@ -22,8 +22,7 @@ class Limits:
     exits: int = 4096
     queued_bytes: int = 192 << 20
     unread_bytes: int = 64 << 20  # at all exits together, for services that do not read
-    bandwidth: int = 0  # bytes a second over all links, 0 for no bound
-    burst: int = 0  # bytes at once after a pause, 0 for one second's worth
+    bandwidth: int = 0  # bytes a second over all links, 0 for no bound, until the operator says another
 
 
 RELAY_FACTOR = 20

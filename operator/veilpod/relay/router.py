@@ -53,7 +53,7 @@ class Relay:
         rate = self.limits.all_creates_per_second
         self._all_creates = Bucket(rate=rate, burst=int(2 * rate), clock=asyncio.get_running_loop().time)
         self._scratch = {kind: memoryview(bytearray(geometry.cell)) for kind, geometry in GEOMETRY.items()}
-        self._budget = Budget(self.limits.queued_bytes, rate=self.limits.bandwidth, burst=self.limits.burst)
+        self._budget = Budget(self.limits.queued_bytes, rate=self.limits.bandwidth)
         self._pool = LinkPool(self, identity=self.keys.identity, budget=self._budget)
         self._unread = Hold(self.limits.unread_bytes)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -61,6 +61,15 @@ class Relay:
         self._server: asyncio.Server | None = None
         self._empty = asyncio.Event()
         self._empty.set()
+
+    @property
+    def bandwidth(self) -> tuple[int, int]:
+        """(bytes a second, bytes at once after a pause); 0 for no bound."""
+        return self._budget.rate, self._budget.burst
+
+    def carry(self, *, bandwidth: int, burst: int) -> None:
+        """Carry so many bytes a second at most from now on, and `burst` at once after a pause."""
+        self._budget.bound(rate=bandwidth, burst=burst)
 
     @property
     def queued(self) -> int:

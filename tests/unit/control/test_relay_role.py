@@ -66,11 +66,6 @@ class Chain(MemoryChain):
         old = self.nodes[node]
         self.nodes[node] = dataclasses.replace(old, onion_key=onion_key, proof=proof, key_epoch=old.key_epoch + 1)
 
-    async def set_status(self, node, status):
-        self._up(None)
-        assert self.nodes[node].status is not NodeStatus.RETIRED
-        self.nodes[node] = dataclasses.replace(self.nodes[node], status=status)
-
 
 class World:
     """What a test looks at. `pod` runs a relay as the cluster would."""
@@ -187,6 +182,21 @@ async def test_a_relay_gets_its_pod_its_address_and_its_place_in_the_directory(w
     assert world.condition("Registered") == ("True", "Listed")
     assert (world.status["phase"], world.status["nodeId"], world.status["keyEpoch"]) == ("Serving", node.id, 1)
     assert "10." not in str(world.status)  # no place in a status
+
+
+async def test_a_relay_claims_the_bandwidth_that_it_has_and_both_change_while_it_runs(world):
+    world.apply(bandwidth="2Mi")
+    relay = await world.pod(1)
+    await world.role.reconcile(KEY)
+    (before,) = world.live()
+    assert (before.capacity, relay.bandwidth) == (2048, (2 << 20, 2 << 20))
+    deployment = copy.deepcopy(world.cluster.objects[DEPLOYMENTS.plural, "relay-alpha"]["spec"])
+    world.cluster.objects["onionrelays", "alpha"]["spec"] |= {"bandwidth": "4000000", "burst": "64Ki"}
+    await world.role.reconcile(KEY)
+    (after,) = world.live()
+    assert after == dataclasses.replace(before, capacity=3906)
+    assert relay.bandwidth == (4_000_000, 64 << 10)
+    assert world.cluster.objects[DEPLOYMENTS.plural, "relay-alpha"]["spec"] == deployment  # or its circuits would be gone
 
 
 async def test_a_second_look_changes_nothing(world):

@@ -11,7 +11,7 @@ OWNER = {"metadata": {"name": "alpha", "namespace": "relays", "uid": "u"}}
 
 def deployment(ordinal=0, identity_secret=None):
     return relay_manifests.deployment(
-        OWNER, ordinal, release="north", image="relay@sha256:00", port=9001, bandwidth=1, burst=2, drain=60, operator_cert="Y2VydA==",
+        OWNER, ordinal, release="north", image="relay@sha256:00", port=9001, drain=60, operator_cert="Y2VydA==",
         log_level="INFO", identity_secret=identity_secret,
     )  # fmt: skip
 

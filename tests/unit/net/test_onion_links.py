@@ -252,6 +252,34 @@ async def test_a_burst_of_little_costs_no_rate():
     assert asyncio.get_running_loop().time() - start < 5  # a fifth of a second's worth of bytes, not a tenth for each
 
 
+async def test_a_rate_that_is_raised_ends_a_long_wait():
+    budget, link = Budget(rate=10), Paused()
+    budget.join(link)
+    budget.received(100_000)  # hours
+    budget.bound(rate=1_000_000)
+    assert not link.paused
+    budget.received(1)
+    assert link.paused  # for a tenth of a second: what came in is made up for at the new rate
+    await until(lambda: not link.paused)
+
+
+async def test_a_rate_that_is_told_again_ends_no_wait():
+    budget, link = Budget(rate=1000), Paused()
+    budget.join(link)
+    budget.received(2000)
+    budget.bound(rate=1000)
+    assert link.paused
+
+
+async def test_a_bound_may_come_later():
+    budget, link = Budget(), Paused()
+    budget.join(link)
+    budget.received(100_000)
+    budget.bound(rate=1000)
+    budget.received(1001)
+    assert link.paused
+
+
 @pytest.mark.parametrize("cell_class", list(CellClass))
 async def test_a_client_that_takes_nothing_holds_one_window_at_its_guard(cell_class):
     async def flood(reader, writer):

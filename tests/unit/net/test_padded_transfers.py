@@ -1,12 +1,15 @@
 """What an observer counts: transfers of like sizes look the same, both ways, whoever ends them."""
 
 import asyncio
+import collections
 
 import pytest
 from tests.support.onion import meet, network, service, until
 
+from veilpod.core.onion.geometry import CellClass
 from veilpod.errors import PeerUnavailable
 from veilpod.net.circuit import CircuitSummary
+from veilpod.relay.circuit import RelayCircuit
 
 MEGABYTE = 1_000_000
 
@@ -48,20 +51,27 @@ async def test_transfers_of_other_sizes_do_not():
     assert await seen_by_an_observer(MEGABYTE, 0) != await seen_by_an_observer(3 * MEGABYTE, 0)
 
 
-async def test_a_meeting_is_padded_by_both_sides_before_it_ends():
+async def test_a_meeting_is_padded_by_both_sides_before_it_ends(monkeypatch):
+    seen = collections.Counter()
+
+    def count(self, header, cell, original=RelayCircuit.on_layered):
+        seen[header.cell_class] += 1  # small ones are SENDMEs, as many as data asks for, and ACKs, as many as time does
+        original(self, header, cell)
+
+    monkeypatch.setattr(RelayCircuit, "on_layered", count)
     async with network() as net:
         counts = []
         for size in (2_300_000, 2_320_000):
-            before = [relay.counters["cells"] for relay in net.relays.values()]
+            seen.clear()
             guest, host = await meet(net)
-            stream = await guest.open_stream("s")
-            _, far = await host.accept_stream()
-            writing = asyncio.create_task(stream.write(bytes(size)))
-            await far.readexactly(size)
-            await writing
+            for giver, taker in ((guest, host), (host, guest)):
+                stream, (_, far) = await giver.open_stream("s"), await taker.accept_stream()
+                writing = asyncio.create_task(stream.write(bytes(size)))
+                await far.readexactly(size)
+                await writing
             await guest.close()
             await until(lambda: not any(relay.circuits for relay in net.relays.values()))
-            counts.append(sum(relay.counters["cells"] for relay in net.relays.values()) - sum(before))
+            counts.append(seen[CellClass.BULK])
         assert counts[0] == counts[1]
 
 

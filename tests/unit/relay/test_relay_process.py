@@ -118,7 +118,9 @@ async def test_a_relay_process_obeys_its_operator_and_ends_on_sigterm():
         assert (await relay.entry(2)).onion_key == from_hex(rotated["onionKey"])
         await relay.link.call("drain", draining=True)
         assert (await relay.link.call("identity"))["draining"] is True
+        assert await relay.link.call("carry", bandwidth=1000, burst=5000) == {"bandwidth": 1000, "burst": 5000}
         for command, args in (
+            ("carry", {"bandwidth": 0, "burst": 1}),
             ("prove", {"owner": "0x"}),
             ("rotate", {"replaces": to_hex(b"short")}),
             ("endpoints", {"endpoints": ["store.example:80"]}),

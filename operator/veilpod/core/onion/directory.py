@@ -20,13 +20,14 @@ from veilpod.errors import ProtocolViolation
 
 HEARTBEAT_MAX_AGE = 3600  # seconds; operators send one every ten minutes
 MAX_CAPACITY = (1 << 24) - 1  # what the registry can hold
+CAPACITY_UNIT = 1024  # bytes a second that a relay claims for each 1 of its capacity
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RelayEntry:
     """One usable relay. `host` is an IP address, `updated_at` the unix second of its last heartbeat.
 
-    `capacity` is the bandwidth that the owner claims, in the unit of all relays, 0 for none. Nobody proves it: who chooses paths caps it.
+    `capacity` is the bandwidth that the owner claims, in KiB a second, 0 for no claim. Nobody proves it: who chooses paths caps it.
     """
 
     node_id: NodeId
@@ -119,6 +120,11 @@ class RelayEntry:
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ProtocolViolation("BadRelayEntry", "a relay entry of a wrong shape") from error
+
+
+def claimed_capacity(bandwidth: int) -> int:
+    """What a relay that carries at most so many bytes a second registers: KiB a second, rounded down, 1 at least."""
+    return min(max(bandwidth // CAPACITY_UNIT, 1), MAX_CAPACITY)
 
 
 def parse_endpoint(endpoint: str) -> tuple[str, int]:

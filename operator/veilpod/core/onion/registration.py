@@ -20,6 +20,7 @@ class Running:
     identity_key: bytes
     onion_key: bytes
     endpoint: str
+    capacity: int  # the bandwidth to claim (directory.claimed_capacity)
     draining: bool
 
 
@@ -51,6 +52,13 @@ class Move:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Claim:
+    """The owner has changed the relay's bandwidth."""
+
+    node: NodeId
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class SetStatus:
     """The directory is to say that the relay serves, or drains."""
 
@@ -65,7 +73,7 @@ class Heartbeat:
     node: NodeId
 
 
-Step = Retire | Register | Rotate | Move | SetStatus | Heartbeat
+Step = Retire | Register | Rotate | Move | Claim | SetStatus | Heartbeat
 
 
 def own_relays(nodes: Iterable[Node], owner: Address) -> list[Node]:
@@ -93,6 +101,8 @@ def next_step(nodes: Iterable[Node], running: Running, *, now: int) -> Step | No
         return Rotate(entry.id, entry.key_epoch + 1)
     if entry.endpoint != running.endpoint:
         return Move(entry.id)
+    if entry.capacity != running.capacity:
+        return Claim(entry.id)
     wanted = NodeStatus.DRAINING if running.draining else NodeStatus.ACTIVE
     if entry.status is not wanted:
         return SetStatus(entry.id, wanted)

@@ -11,7 +11,9 @@ from veilpod.core.entities import Node, NodeStatus, Role
 from veilpod.core.ids import NodeId
 from veilpod.core.onion.directory import (
     HEARTBEAT_MAX_AGE,
+    MAX_CAPACITY,
     RelayEntry,
+    claimed_capacity,
     exit_endpoints,
     fresh,
     parse_endpoint,
@@ -87,6 +89,14 @@ def test_rubbish_in_any_field_is_a_violation(rubbish):
 def test_a_claim_that_the_registry_could_not_hold_is_a_violation(claim):
     with pytest.raises(ProtocolViolation):
         RelayEntry.from_json(entry(1).to_json() | {"capacity": claim})
+
+
+@pytest.mark.parametrize(
+    ("bandwidth", "capacity"),
+    [(1, 1), (1024, 1), (2047, 1), (2048, 2), (10 << 20, 10_240), ((16 << 30) - 1, MAX_CAPACITY), (100 << 30, MAX_CAPACITY)],
+)
+def test_a_relay_claims_its_bandwidth_in_whole_kib_a_second(bandwidth, capacity):
+    assert claimed_capacity(bandwidth) == capacity
 
 
 def test_a_computing_servers_number_of_sandboxes_is_no_bandwidth():

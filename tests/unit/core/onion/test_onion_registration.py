@@ -8,6 +8,7 @@ from veilpod.core.ids import NodeId
 from veilpod.core.keys import checksum_address
 from veilpod.core.onion.registration import (
     HEARTBEAT_SECONDS,
+    Claim,
     Heartbeat,
     Move,
     Register,
@@ -32,7 +33,7 @@ nodes = st.builds(
     status=st.sampled_from([status for status in NodeStatus if status is not NodeStatus.NONE]),
     key_epoch=st.integers(1, 5),
     updated_at=st.integers(NOW - 2000, NOW),
-    capacity=st.just(0),
+    capacity=st.sampled_from([0, 10, 20]),
     identity_key=st.sampled_from(KEYS),
     onion_key=st.sampled_from(KEYS),
     endpoint=st.sampled_from(["10.0.0.1:9001", "10.0.0.2:9001"]),
@@ -43,6 +44,7 @@ runnings = st.builds(
     identity_key=st.sampled_from(KEYS),
     onion_key=st.sampled_from(KEYS),
     endpoint=st.just("10.0.0.1:9001"),
+    capacity=st.sampled_from([10, 20]),
     draining=st.booleans(),
 )
 
@@ -64,7 +66,7 @@ class Chain:
             case Register():
                 number = NodeId(max(self.nodes, default=0) + 1)
                 self.nodes[number] = Node(
-                    id=number, owner=ME, roles=Role.RELAY, status=NodeStatus.ACTIVE, key_epoch=1, updated_at=NOW, capacity=0,
+                    id=number, owner=ME, roles=Role.RELAY, status=NodeStatus.ACTIVE, key_epoch=1, updated_at=NOW, capacity=running.capacity,
                     identity_key=running.identity_key, onion_key=running.onion_key, endpoint=running.endpoint, proof=b"",
                 )  # fmt: skip
             case Rotate(node, key_epoch):
@@ -72,6 +74,8 @@ class Chain:
                 self.change(node, onion_key=running.onion_key, key_epoch=key_epoch)
             case Move(node):
                 self.change(node, endpoint=running.endpoint)
+            case Claim(node):
+                self.change(node, capacity=running.capacity)
             case SetStatus(node, status):
                 self.change(node, status=status)
             case Heartbeat(node):
@@ -91,7 +95,7 @@ def test_from_any_registry_the_steps_lead_to_the_truth_and_stop(start, running):
     entry = entry_of(mine, running)
     assert entry is not None
     if entry.status is not NodeStatus.SUSPENDED:
-        assert (entry.onion_key, entry.endpoint) == (running.onion_key, running.endpoint)
+        assert (entry.onion_key, entry.endpoint, entry.capacity) == (running.onion_key, running.endpoint, running.capacity)
         assert entry.status is (NodeStatus.DRAINING if running.draining else NodeStatus.ACTIVE)
         assert NOW - entry.updated_at < HEARTBEAT_SECONDS
     assert [node for node in mine if node.endpoint == running.endpoint and node.identity_key != running.identity_key] == []

@@ -93,6 +93,18 @@ def test_where_only_one_claims_anything_all_weigh_the_same():
     assert len(set(capped([0, 0, 2**24 - 1, 0]))) == 1
 
 
+def test_a_relay_of_twice_the_bandwidth_is_on_twice_the_circuits():
+    slow, fast = 10_240, 20_480
+    relays = [entry(n, capacity=fast if n % 4 == 0 else slow) for n in range(1, 61)]
+    reputation, chance = Reputation(), random.Random(9)
+    used: collections.Counter[int] = collections.Counter()
+    for _ in range(4000):
+        path = choose_path(relays, hops=3, now=NOW, chance=chance.random, weigh=lambda usable: reputation.weights(usable, now=0))
+        used.update(relay.capacity for relay in path)
+    # A quarter of the relays is fast; no path has a relay twice, which costs the fast ones a little.
+    assert 1.85 < 3 * used[fast] / used[slow] < 2.05
+
+
 def test_nobody_listed_is_nobody_weighed():
     assert capped([]) == []
 
