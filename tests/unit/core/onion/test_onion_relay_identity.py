@@ -37,6 +37,7 @@ def test_what_openssl_makes_is_read():
         relay_identity.spell(KEY).encode()[:-40],
         relay_identity.spell(KEY).encode() + bytes(5000),
     ],
+    ids=["nothing", "raw", "hexadecimal", "public", "another kind", "encrypted", "cut off", "continued"],
 )
 def test_anything_else_is_refused_without_a_word_of_what_it_is(data):
     with pytest.raises(InvalidInput) as caught:
