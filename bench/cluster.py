@@ -130,9 +130,6 @@ def main() -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
-    except progress.Failure as failure:
-        progress.complain(failure)
-        sys.exit(1)
+        progress.run(main)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)

@@ -3,7 +3,6 @@
 import argparse
 import json
 import shutil
-import sys
 import time
 from typing import Any
 
@@ -77,8 +76,4 @@ def down(kind: str) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except progress.Failure as failure:
-        progress.complain(failure)
-        sys.exit(1)
+    progress.run(main)

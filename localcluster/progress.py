@@ -4,7 +4,8 @@ import contextlib
 import pathlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 TAIL_LINES = 12
 
@@ -62,6 +63,15 @@ def say(text: str) -> None:
 def complain(failure: Failure) -> None:
     """Print a failure where failures belong."""
     print(f"\n{failure}", file=sys.stderr, flush=True)
+
+
+def run(main: Callable[[], int]) -> NoReturn:
+    """End the process with what `main` returns; with 1 and the failure in words when it raises one."""
+    try:
+        sys.exit(main())
+    except Failure as failure:
+        complain(failure)
+        sys.exit(1)
 
 
 def tail(path: pathlib.Path, lines: int = TAIL_LINES) -> list[str]:

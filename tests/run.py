@@ -145,8 +145,4 @@ def _passed(log: pathlib.Path) -> list[int]:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except progress.Failure as failure:
-        progress.complain(failure)
-        sys.exit(1)
+    progress.run(main)

@@ -15,6 +15,7 @@ from veilpod.core.agent_messages import MailboxEntry
 from veilpod.core.meeting import Note
 from veilpod.errors import PeerUnavailable, ProtocolViolation, Refused, Transient
 from veilpod.net import sealed_request
+from veilpod.net.pauses import pauses
 from veilpod.ports import Onion, Stream
 
 _ATTEMPT_SECONDS = 30.0
@@ -35,7 +36,7 @@ class MailboxClient:
 
     async def ask(self, op: str, args: dict[str, Any], *, seconds: float) -> dict[str, Any]:
         """Ask until there is an answer. Raises Refused with the mailbox's code, PeerUnavailable after `seconds`."""
-        attempt = 0
+        waits = pauses(*_BACKOFF)
         try:
             async with asyncio.timeout(seconds):
                 while True:
@@ -44,8 +45,7 @@ class MailboxClient:
                             return await self._once(op, args)
                     except (Transient, ProtocolViolation, OSError, EOFError, TimeoutError) as error:
                         log.info("mailbox.retry", extra={"op": op, "reason": type(error).__name__})
-                    await asyncio.sleep(_BACKOFF[min(attempt, len(_BACKOFF) - 1)])
-                    attempt += 1
+                    await asyncio.sleep(next(waits))
         except TimeoutError as error:
             raise PeerUnavailable(f"the mailbox did not answer {op} in time") from error
 

@@ -25,6 +25,7 @@ from veilpod.core.meeting import (
 from veilpod.core.statement import Statement
 from veilpod.core.typed_data import statements_hash
 from veilpod.errors import PeerUnavailable, ProtocolViolation, Refused
+from veilpod.net.pauses import pauses
 from veilpod.ports import Onion, RendezvousPoint
 
 _POLL_SECONDS = (0.1, 0.2, 0.3, 0.5, 1.0)
@@ -66,16 +67,15 @@ async def collect_offers(client: MailboxClient, configuration: Configuration, ow
 
 
 async def _poll_offers(client: MailboxClient, configuration: Configuration, seconds: float) -> list[Offer]:
-    attempt = 0
-    while True:
+    for pause in pauses(*_POLL_SECONDS):
         answer = await client.ask("get-offers", {"taskId": to_hex(configuration.task)}, seconds=seconds)
         documents = answer.get("offers")
         if not isinstance(documents, list) or len(documents) > len(configuration.servers):
             raise ProtocolViolation("StatementRefused", "the mailbox answers with something that is no list of offers", party="mailbox")
         if len(documents) == len(configuration.servers):
             return verified(configuration, [parse_offer(document, party="mailbox") for document in documents])
-        await asyncio.sleep(_POLL_SECONDS[min(attempt, len(_POLL_SECONDS) - 1)])
-        attempt += 1
+        await asyncio.sleep(pause)
+    raise AssertionError  # the pauses have no end
 
 
 def verified(configuration: Configuration, offers: Sequence[Offer]) -> list[Offer]:

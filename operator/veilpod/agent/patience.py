@@ -6,17 +6,16 @@ rules of a path are the same in every attempt.
 """
 
 import asyncio
-import itertools
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from veilpod.core.ids import NodeId
 from veilpod.core.onion.trouble import trouble_of
 from veilpod.errors import CircuitFailed, Refused
+from veilpod.net.pauses import pauses
 from veilpod.ports import Onion, RendezvousPoint, Session, Stream
 
-_PAUSES = (0.2, 0.5, 1.0, 2.0)
-_LONGEST_PAUSE = 5.0
+_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 _T = TypeVar("_T")
 Tell = Callable[[str], object]
@@ -57,7 +56,7 @@ class PatientOnion:
         """Try until it works, is refused for another reason, or patience is over: then the last error is raised as it is."""
         clock = asyncio.get_running_loop().time
         until = clock() + self._seconds
-        for pause in itertools.chain(_PAUSES, itertools.repeat(_LONGEST_PAUSE)):
+        for pause in pauses(*_PAUSES):
             try:
                 done = await attempt()
             except (Refused, CircuitFailed) as error:

@@ -217,6 +217,8 @@ class Circuit:
                 return await future
         except TimeoutError as error:
             blamed = self._pair((len(self._hops), len(self._hops) + 1)) if self._joining else None
+            if blamed is None:
+                self.silent()
             silent = CircuitFailed("a relay did not answer in time", blamed=blamed)
             self._fail(silent)
             raise silent from error

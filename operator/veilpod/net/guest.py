@@ -13,7 +13,8 @@ from veilpod.core.onion.messages import Message, RelayCommand, pack_join, parse_
 from veilpod.errors import CircuitFailed, PeerUnavailable, ProtocolViolation, VeilpodError
 from veilpod.net.circuit import Circuit
 from veilpod.net.leg import Leg
-from veilpod.net.meeting import AGAIN_SECONDS, MEET_SECONDS, Paths, pauses, target_of
+from veilpod.net.meeting import AGAIN_SECONDS, MEET_SECONDS, PAUSES, Paths, target_of
+from veilpod.net.pauses import pauses
 from veilpod.net.session import OnionSession
 
 
@@ -46,7 +47,7 @@ class Guest:
         return self._paths.places(cookie=self._first.cookie, service_key=self._service_key, avoid=avoid)
 
     async def _meet_again(self, avoid: Collection[NodeId]) -> Leg:
-        for pause in pauses():
+        for pause in pauses(*PAUSES):
             if (leg := await self._meet_anywhere(avoid)) is not None:
                 leg.link(self._name, self._key)
                 return leg

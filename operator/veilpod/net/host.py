@@ -15,7 +15,8 @@ from veilpod.core.onion.messages import Created, Message, RelayCommand
 from veilpod.errors import CircuitFailed, ProtocolViolation, VeilpodError
 from veilpod.net.circuit import Circuit
 from veilpod.net.leg import Leg
-from veilpod.net.meeting import AGAIN_SECONDS, MEET_SECONDS, Paths, pauses, target_of
+from veilpod.net.meeting import AGAIN_SECONDS, MEET_SECONDS, PAUSES, Paths, target_of
+from veilpod.net.pauses import pauses
 from veilpod.net.session import MEND_SECONDS, OnionSession
 
 log = logging.getLogger(__name__)
@@ -151,7 +152,7 @@ class HostPoint:
             self._leave()
 
     async def _stand_at(self, place: Place, avoid: Collection[NodeId]) -> None:
-        for pause in pauses():
+        for pause in pauses(*PAUSES):
             with contextlib.suppress(VeilpodError):
                 circuit = await self._paths.build("rendezvous", last=place.relay, avoid=avoid)
                 await establish(circuit, place.cookie, seconds=AGAIN_SECONDS)
@@ -193,12 +194,7 @@ class _Waiting:
 async def establish(circuit: Circuit, cookie: bytes, *, seconds: float = MEET_SECONDS) -> None:
     """Leave a cookie at the circuit's last relay. Raises CircuitFailed; the circuit is closed then."""
     try:
-        async with asyncio.timeout(seconds):
-            await circuit.ask(RelayCommand.ESTABLISH, cookie, RelayCommand.ESTABLISHED, timeout=MEET_SECONDS)
-    except TimeoutError as error:
-        circuit.silent()
-        circuit.close()
-        raise CircuitFailed("a meeting relay did not answer in time") from error
+        await circuit.ask(RelayCommand.ESTABLISH, cookie, RelayCommand.ESTABLISHED, timeout=seconds)
     except BaseException:
         circuit.close()
         raise

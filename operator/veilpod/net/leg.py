@@ -12,10 +12,10 @@ import collections
 from collections.abc import Callable
 from typing import Protocol
 
-from veilpod.core.onion.geometry import GEOMETRY, kind_of
+from veilpod.core.onion.geometry import GEOMETRY
 from veilpod.core.onion.layers import Direction, HopKeys, TamperedError, open_end_to_end, put_end_to_end
 from veilpod.core.onion.legs import MAX_NUMBER, Numbers, pack_link
-from veilpod.core.onion.messages import ECHO, EndReason, Message, RelayCommand, check_kind, kind_for
+from veilpod.core.onion.messages import ECHO, EndReason, Message, RelayCommand, kind_for
 from veilpod.errors import CircuitFailed, ProtocolViolation, VeilpodError
 from veilpod.net.circuit import Circuit
 
@@ -127,11 +127,10 @@ class Leg:
         if message.command is not RelayCommand.FORWARD:
             raise ProtocolViolation("BadMessage", f"{message.command.name} in a session", party="relay")
         try:
-            numbers, inner = open_end_to_end(self._inward, message.data)
+            numbers, inner = open_end_to_end(self._inward, message.data, self.circuit.cell_class)
         except TamperedError as error:
             # The path's own layers opened, so it was the meeting relay or beyond: behind our last hop, where we know nobody.
             raise ProtocolViolation("SessionTampered", "an end-to-end message was altered beyond the meeting relay") from error
-        check_kind(inner.command, kind_of(len(message.data)), self.circuit.cell_class)
         if not self._confirmed <= numbers.arrived <= self._sent:
             raise ProtocolViolation("BadMessage", "more has arrived than was sent")
         if numbers.arrived > self._confirmed or not self.outstanding:

@@ -7,8 +7,7 @@ descriptor's; when that meeting fails, or a session needs another leg, both ends
 (`core.onion.legs`). Here is what both have in common.
 """
 
-import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from veilpod.core.ids import NodeId
@@ -19,7 +18,7 @@ from veilpod.net.circuit import Circuit
 
 MEET_SECONDS = 30.0
 AGAIN_SECONDS = 5.0  # at one of several places
-_PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0)
+PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 
 class End(Protocol):
@@ -39,11 +38,6 @@ class Paths(Protocol):
     def places(self, *, cookie: bytes, service_key: bytes, avoid: Collection[NodeId]) -> Sequence[Place]: ...
     def watch(self, end: End) -> None:
         """Abort it when the proxy is closed."""
-
-
-def pauses() -> Iterator[float]:
-    """Seconds between attempts, without end."""
-    return itertools.chain(_PAUSES, itertools.repeat(_PAUSES[-1]))
 
 
 def target_of(circuit: Circuit, cookie: bytes, service_key: bytes) -> ntor.Target:

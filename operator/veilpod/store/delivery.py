@@ -18,6 +18,7 @@ from veilpod.core.statement import parse_statement, verify_statement
 from veilpod.core.store_messages import DeliveryObject, DeliveryOrder, GrantWanted, SandboxRef, parse_grant_wanted
 from veilpod.errors import CircuitFailed, PeerUnavailable, ProtocolViolation, Refused, Terminal, Transient
 from veilpod.net.framing import json_frame, read_json_frame
+from veilpod.net.pauses import pauses
 from veilpod.ports import Onion, Stream
 from veilpod.store.blobs import Blobs
 
@@ -104,14 +105,13 @@ class Deliveries:
         log.info("delivery.ended", extra={"code": code or "delivered"})
 
     async def _until_delivered(self, order: DeliveryOrder) -> None:
-        attempt = 0
-        while True:
+        for pause in pauses(*_BACKOFF):
             try:
-                return await self._meet(order)
+                await self._meet(order)
+                return
             except (Transient, EOFError, OSError) as error:
                 log.info("delivery.retry", extra={"reason": type(error).__name__, "why": str(error)})
-            await asyncio.sleep(_BACKOFF[min(attempt, len(_BACKOFF) - 1)])
-            attempt += 1
+            await asyncio.sleep(pause)
 
     async def _meet(self, order: DeliveryOrder) -> None:
         arrived = self._arrived.setdefault(order.sandbox, set())

@@ -84,11 +84,6 @@ WINDOW = {
 }
 
 
-def kind_of(data: int) -> CellClass:
-    """Return the class of the cell whose message has so many bytes of data at most."""
-    return next(kind for kind, geometry in GEOMETRY.items() if geometry.data_max == data)
-
-
 def geometry_of(cell: memoryview) -> Geometry:
     """Return the geometry of a whole cell."""
     return GEOMETRY[CellClass.SMALL if len(cell) == GEOMETRY[CellClass.SMALL].cell else CellClass.BULK]

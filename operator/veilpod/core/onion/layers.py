@@ -17,7 +17,7 @@ from veilpod.core.onion import ntor
 from veilpod.core.onion.cells import LAYERED, Command
 from veilpod.core.onion.geometry import GEOMETRY, MESSAGE_HEADER, SESSION_HEADER, TAG, CellClass, Geometry
 from veilpod.core.onion.legs import Numbers, parse_numbers
-from veilpod.core.onion.messages import Message, RelayCommand, parse_message, put_forward_header, put_message
+from veilpod.core.onion.messages import Message, RelayCommand, check_kind, parse_message, put_forward_header, put_message
 
 FORWARD = 0
 BACKWARD = 1
@@ -135,10 +135,12 @@ def put_end_to_end(
     put_forward_header(area, geometry.data_max)
 
 
-def open_end_to_end(key: Direction, data: memoryview) -> tuple[Numbers, Message]:
-    """Open the data of a FORWARD message in place. Raises TamperedError, or ProtocolViolation for what the other end wrote."""
+def open_end_to_end(key: Direction, data: memoryview, circuit: CellClass) -> tuple[Numbers, Message]:
+    """Open the data of a FORWARD message of a circuit in place. Raises TamperedError, ProtocolViolation for what the other end wrote."""
     geometry = next((each for each in GEOMETRY.values() if each.data_max == len(data)), None)
     if geometry is None:
         raise TamperedError
     key.open(data, geometry.inner_plain, geometry.kind)
-    return parse_numbers(data), parse_message(data[SESSION_HEADER : geometry.inner_plain])
+    message = parse_message(data[SESSION_HEADER : geometry.inner_plain])
+    check_kind(message.command, geometry.kind, circuit)
+    return parse_numbers(data), message

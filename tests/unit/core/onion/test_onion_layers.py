@@ -229,9 +229,9 @@ def test_an_end_to_end_message_fills_its_forward_message_and_cannot_be_altered(p
     assert len(outer.data) == SMALL.data_max
     assert not any(area[MESSAGE_HEADER + SMALL.data_max :])
     altered = memoryview(bytearray(outer.data))
-    told, inner = open_end_to_end(host.forward, outer.data)
+    told, inner = open_end_to_end(host.forward, outer.data, CellClass.SMALL)
     assert told == numbers
     assert (bytes(inner.data), inner.flags, inner.stream_id) == (payload, 1, 9)
     altered[place] ^= flip
     with pytest.raises(TamperedError):
-        open_end_to_end(HopKeys(seed).forward, altered)
+        open_end_to_end(HopKeys(seed).forward, altered, CellClass.SMALL)
