@@ -10,6 +10,7 @@ import pathlib
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Container
+from typing import Protocol
 
 from veilpod.control import performing
 from veilpod.control.context import Context
@@ -19,7 +20,12 @@ from veilpod.core.task.plan import Effect
 MOMENTS = ("before", "after")
 DIRECTORY = "crashes"  # in the operator's state directory
 Die = Callable[[Context], Awaitable[None]]  # does not return
-Perform = Callable[[Context, Kind, str, Effect, performing.Act], Awaitable[None]]
+
+
+class Perform(Protocol):
+    """`performing.perform`."""
+
+    async def __call__(self, context: Context, kind: Kind, name: str, effect: Effect, act: performing.Act) -> None: ...
 
 
 def point(moment: str, kind: str, effect: str) -> str:
@@ -61,8 +67,9 @@ def _first_time(marker: pathlib.Path) -> bool:
     return True
 
 
-async def _kill(_context: Context) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+async def _die(_context: Context) -> None:
+    # Not a signal: the first process of a container is spared those of its own. Like SIGKILL, this lets nothing of ours run any more.
+    os._exit(128 + signal.SIGKILL)
 
 
 def main() -> int:
@@ -70,7 +77,7 @@ def main() -> int:
     from veilpod.control.__main__ import main as operate
 
     points = frozenset(os.environ.get("CRASH_POINTS", "").split(","))
-    performing.perform = dying(performing.perform, points, _kill)
+    performing.perform = dying(performing.perform, points, _die)
     return operate()
 
 
