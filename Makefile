@@ -40,6 +40,9 @@ prove: checkers  ## every symbolic check of the contracts (four minutes; `make c
 fuzz: venv  ## coverage-guided fuzzing of what strangers may send to relays and clients: a minute each (SECONDS=...)
 	@$(PY) -m tests.fuzz --seconds $(or $(SECONDS),60)
 
+chaos: venv  ## kill operators at every crash point, then at random moments on a local cluster (an hour; KILLS=1000 SEED=... ONLY=points|kills)
+	@$(PY) -m tests.chaos $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
+
 mutation:  ## change the contracts in every small way and see whether a test notices (about half an hour)
 	@npm ci --prefix contracts --no-audit --no-fund >/dev/null
 	@contracts/tools/mutate
@@ -72,4 +75,4 @@ venv: .venv/.installed
 checkers:  ## the contract checkers, apart from the package: they need an older web3
 	@contracts/tools/checkers
 
-.PHONY: help demo down test check bench-contracts bench-onion bench-cluster bench-virtual bench-channels prove fuzz mutation lock docs venv checkers
+.PHONY: help demo down test check bench-contracts bench-onion bench-cluster bench-virtual bench-channels prove fuzz chaos mutation lock docs venv checkers

@@ -45,11 +45,11 @@ def write(name: str, rows: Sequence[Row]) -> None:
 
     file = ROOT / "build" / "bench" / f"{name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    document = {"commit": _commit(), "machine": _machine(), "rows": [dataclasses.asdict(row) for row in rows]}
+    document = {"commit": commit(), "machine": machine(), "rows": [dataclasses.asdict(row) for row in rows]}
     file.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
 
 
-def _commit() -> str:
+def commit() -> str:
     """Name what was measured; `-dirty` when the tree is not what the commit says."""
     described = subprocess.run(
         ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"], cwd=ROOT, capture_output=True, text=True, check=False
@@ -57,7 +57,7 @@ def _commit() -> str:
     return described.stdout.strip() or "unknown"
 
 
-def _machine() -> str:
+def machine() -> str:
     try:
         model = re.search(r"^model name\s*:\s*(.+)$", pathlib.Path("/proc/cpuinfo").read_text("utf-8"), re.MULTILINE)
     except OSError:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from demo.cluster import Cluster
+from localcluster import waiting
 
 
 @contextlib.contextmanager
@@ -20,23 +21,45 @@ def watched(cluster: Cluster, namespaces: list[str], file: pathlib.Path) -> Iter
     """Record pod events of these namespaces while the body runs."""
     file.write_text("")
     lock = threading.Lock()
-    with contextlib.ExitStack() as stack:
-        watches = [stack.enter_context(_watch(cluster, namespace)) for namespace in namespaces]
-        threads = [threading.Thread(target=_record, args=(watch, file, lock), daemon=True) for watch in watches]
+    watches = [_Watch(cluster, namespace) for namespace in namespaces]
+    threads = [threading.Thread(target=watch.record, args=(file, lock), daemon=True) for watch in watches]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        for watch in watches:
+            watch.end()
         for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            for watch in watches:
-                watch.terminate()
-            for thread in threads:
-                thread.join(timeout=10)
+            thread.join(timeout=10)
 
 
-def _watch(cluster: Cluster, namespace: str) -> subprocess.Popen[str]:
-    command = ["kubectl", "get", "pods", "-n", namespace, "--watch", "--output-watch-events", "-o", "json"]
-    return subprocess.Popen(command, env=cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+class _Watch:
+    """kubectl's watch of a namespace's pods. The API server ends it after half an hour or more: then there is another one."""
+
+    def __init__(self, cluster: Cluster, namespace: str) -> None:
+        self._command = ["kubectl", "get", "pods", "-n", namespace, "--watch", "--output-watch-events", "-o", "json"]
+        self._environment = cluster.environment
+        self._lock, self._over, self._running = threading.Lock(), False, self._start()
+
+    def _start(self) -> "subprocess.Popen[str]":
+        return subprocess.Popen(self._command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+    def record(self, file: pathlib.Path, lock: threading.Lock) -> None:
+        """Write every event to a file until the watch is over."""
+        while True:
+            with self._running as watch:
+                _record(watch, file, lock)
+            with self._lock:
+                if self._over:
+                    return
+                waiting.pause(0.2)
+                self._running = self._start()
+
+    def end(self) -> None:
+        with self._lock:
+            self._over = True
+            self._running.terminate()
 
 
 def _record(watch: subprocess.Popen[str], file: pathlib.Path, lock: threading.Lock) -> None:

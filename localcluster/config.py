@@ -75,6 +75,8 @@ def kubelet(cgroup: str) -> dict[str, Any]:
         "containerRuntimeEndpoint": f"unix://{layout.CONTAINERD_SOCKET}",
         "volumePluginDir": "/var/lib/kubelet/volumeplugins",
         "maxPods": 250,
+        # What a test kills again and again comes back at once, not after five minutes.
+        "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
         # The disk and the memory are the developer's: nearly full is normal there, and nobody could pull a collected image again.
         "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "nodefs.inodesFree": "1%", "imagefs.available": "1%"},
         "imageGCHighThresholdPercent": 100,

@@ -129,12 +129,17 @@ class Release:
             while self.operator.ready() is not None:  # noqa: ASYNC110 - a probe is polled
                 await asyncio.sleep(0.02)
 
+    def has_seen(self, block: int) -> bool:
+        """Whether the operator, if there is one, has a chain as long as this."""
+        return self.operator is None or (self.operator._chain is not None and self.operator._chain.head_block >= block)
+
     async def resync(self) -> None:
         """What happens each minute."""
-        assert self.operator
-        for role in self.operator._roles:
+        operator = self.operator
+        assert operator
+        for role in operator._roles:
             for key in await role.resync():
-                self.operator.enqueue(key)
+                operator.enqueue(key)
 
     def object(self, kind: Any, name: str) -> dict[str, Any] | None:
         return self.cluster.objects.get((kind.plural, self.name, name))
@@ -155,13 +160,16 @@ class World:
     ahead: list[int]
 
     async def skip(self, seconds: int) -> None:
-        """Let time pass on the chain and on every clock; then everybody looks again."""
+        """Let time pass; then everybody looks again."""
+        await self.advance(seconds)
+        await self.resync()
+
+    async def advance(self, seconds: int) -> None:
+        """Let time pass on the chain, which everybody sees, and on every clock."""
         self.anvil.advance(seconds)
         self.ahead[0] += seconds
         newest = int(self.anvil.rpc("eth_blockNumber"), 16)
-        chains = [release.operator._chain for release in (self.requester, *self.servers) if release.operator is not None]
-        await self.until(lambda: all(chain.head_block >= newest for chain in chains))
-        await self.resync()
+        await self.until(lambda: all(release.has_seen(newest) for release in (self.requester, *self.servers)))
 
     async def resync(self) -> None:
         for release in (self.requester, *self.servers):

@@ -1,11 +1,11 @@
 """StateChannels of this server: each is one obligation on chain, reconciled by itself until the money is home. Paper steps 3 and 11."""
 
-import logging
+import functools
 from collections.abc import Iterable
 from typing import Any
 
 from veilpod.chain.journal import Journal
-from veilpod.control import status
+from veilpod.control import performing, status
 from veilpod.control.channel_desk import ChannelDesk
 from veilpod.control.compute_view import ChannelObject, View, parse_channel
 from veilpod.control.context import Context
@@ -24,7 +24,6 @@ from veilpod.core.task.plan import Effect, Plan
 from veilpod.core.task.snapshot import ChannelSnapshot, Seen, Unknown
 from veilpod.errors import ChainRejected, InsufficientFunds, Transient
 
-log = logging.getLogger(__name__)
 ROUNDS = 6
 
 
@@ -71,13 +70,12 @@ class Channels:
                     self._open.pop(name, None)
                 return plan.requeue_after
             for effect in plan.effects:
+                act = functools.partial(self._perform, effect, body, channel, snapshot)
                 try:
-                    await self._perform(effect, body, channel, snapshot)
+                    await performing.perform(self._context, STATE_CHANNELS, name, effect, act)
                 except InsufficientFunds as error:
                     await self._write(body, channel, snapshot, status.told(plan, effect, error))
                     raise
-                log.info("effect.done", extra={"effect": type(effect).__name__, "object": name})
-                self._context.metrics.effects.labels(type(effect).__name__).inc()
             if any(isinstance(effect, do.RemoveFinalizer) for effect in plan.effects):
                 return None
             before = plan.effects

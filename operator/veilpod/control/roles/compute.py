@@ -4,12 +4,13 @@ The rules are `core.task.decide`; here is the loop around them: observe, decide,
 TaskAssignments, StateChannels, and tasks on chain (the pseudo-kind "tasks") that may have to become TaskAssignments. Paper steps 2 to 11.
 """
 
+import functools
 import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from veilpod.chain.journal import Journal
-from veilpod.control import money, status
+from veilpod.control import money, performing, status
 from veilpod.control.agent_links import AgentLinks
 from veilpod.control.channel_desk import ChannelDesk, Line
 from veilpod.control.compute_channels import Channels
@@ -195,8 +196,9 @@ class ComputeRole:
 
     async def _act(self, body: dict[str, Any], assignment: Assignment, snapshot: ServerSnapshot, plan: Plan) -> None:
         for effect in plan.effects:
+            act = functools.partial(self._effects.perform, effect, body, assignment, snapshot)
             try:
-                await self._effects.perform(effect, body, assignment, snapshot)
+                await performing.perform(self._context, TASK_ASSIGNMENTS, assignment.name, effect, act)
             except ChainRejected as error:
                 await self._write(body, snapshot, plan)
                 raise Transient(f"{type(effect).__name__} was refused: {error}", retry_after=2) from error
@@ -211,8 +213,6 @@ class ComputeRole:
             except (PeerUnavailable, InsufficientFunds) as error:
                 await self._write(body, snapshot, status.told(plan, effect, error))
                 raise
-            self._context.metrics.effects.labels(type(effect).__name__).inc()
-            log.info("effect.done", extra={"effect": type(effect).__name__, "object": assignment.name})
 
     def _fail(self, assignment: Assignment, code: str) -> None:
         facts = self._facts.begin(assignment.name, assignment.task, assignment.index)

@@ -5,13 +5,13 @@ registered node (role PROVIDER) that sandboxes reach through the onion network.
 """
 
 import dataclasses
-import logging
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from veilpod.control import status
+from veilpod.control import performing, status
 from veilpod.control.attempts import Attempts
 from veilpod.control.context import Context
 from veilpod.control.directory import relay_directory, service_endpoint
@@ -32,7 +32,6 @@ from veilpod.core.task.plan import Effect, Plan
 from veilpod.core.task.snapshot import TaskSnapshot, Unknown
 from veilpod.errors import ChainRejected, Terminal, Transient, VeilpodError
 
-log = logging.getLogger(__name__)
 ROUNDS = 12
 
 
@@ -127,15 +126,15 @@ class RequesterRole:
         return snapshot, memory
 
     async def _act(self, body: dict[str, Any], snapshot: TaskSnapshot, memory: Memory, plan: Plan) -> None:
+        name = body["metadata"]["name"]
         for effect in plan.effects:
+            act = functools.partial(self._perform, effect, body, snapshot, memory)
             try:
-                await self._perform(effect, body, snapshot, memory)
+                await performing.perform(self._context, COMPUTE_TASKS, name, effect, act)
             except VeilpodError as error:
                 await self._write(body, snapshot, status.told(plan, effect, error))  # what is known already is not kept from people
                 await self._refused(body, effect, memory, error)
                 raise
-            self._context.metrics.effects.labels(type(effect).__name__).inc()
-            log.info("effect.done", extra={"effect": type(effect).__name__, "object": body["metadata"]["name"]})
 
     async def _refused(self, body: dict[str, Any], effect: Effect, memory: Memory, error: VeilpodError) -> None:
         if isinstance(error, ChainRejected):
