@@ -4,6 +4,7 @@ from veilpod.core.task.facts import Failure
 
 FAILURES = {
     "NetguardRefused": "a server's cluster does not enforce NetworkPolicy; its owner runs `veilpod doctor`",
+    "RuntimeMismatch": "a sandbox ran on another kernel than its SandboxClass promises: that server's admin mends its RuntimeClass",
     "InputRefused": "a store or its policy refused an input: look at the Dataset's policy, digest and events at its owner",
     "InputTimeout": "an input did not arrive: is its Dataset Ready, are there enough relays, is deadlines.inputs long enough?",
     "MeetingTimeout": "the sandboxes did not all report in time: more relays, or a longer deadlines.inputs",

@@ -21,7 +21,8 @@ FENCE_SECONDS = 30  # how often the fences around a living sandbox are looked at
 def decide_assignment(s: ServerSnapshot, now: float) -> Plan:
     """Decide what a computing server's operator does. `now`: unix seconds, for patience only; deadlines are in the chain's time."""
     draft = Draft(failure=s.facts.failure)
-    draft.claim(Type.ATTESTED, no("NoTEE", "no hardware evidence: this server's host is inside the trust base"))
+    verdict = s.facts.verdict
+    draft.claim(Type.ATTESTED, (yes if verdict.attested else no)(verdict.reason, verdict.message))
     if not s.finalizer and not s.deleting:
         return draft.do(do.AddFinalizer()).plan()
 
