@@ -43,7 +43,7 @@ def climb(offer: Offer, known: Known = Known()) -> list[Step]:
         Step(holds=None, text="countersigned by its server (not checked: give --server)")
         if server is None
         else _checked(f"countersigned by its server {server}", lambda: verify_countersignature(statement, offer.server_signature, server)),
-        _same("published on chain", f"0x{statement.digest.hex()}", known.digest and f"0x{known.digest.hex()}", "--digest"),
+        _same("published on chain", f"0x{statement.digest.hex()}", None if known.digest is None else f"0x{known.digest.hex()}", "--digest"),
         _same("runs the program", statement.program_image, known.program, "--program"),
         _same("beside the agent", statement.agent_image, known.agent, "--agent"),
         Step(
