@@ -225,6 +225,7 @@ class Commands:
             stores=(NodeKey(node=STORE, owner=OWNER.address, onion_key=SEAL_PUBLIC),),
             policy_hash=b"\x06" * 32,
             tier="T0",
+            host_access_denied=True,
             agent_image="sha256:" + "c" * 64,
             program_image="sha256:" + "a" * 64,
             nonce=statement_nonce(task=task, pod_uid=uid, incarnation=1, server=SERVER.address),

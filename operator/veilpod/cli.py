@@ -114,8 +114,10 @@ def _tasks(top: Any) -> None:
     _chain_options(result)
     verify = _add(top, "verify", _verify, "check a sandbox statement offline; prints the claim ladder")
     verify.add_argument("file", type=pathlib.Path, help="a statement with its signatures, or statements.json of a result")
-    verify.add_argument("--server", metavar="ADDRESS", help="the account of the server that must have countersigned it")
-    verify.add_argument("--digest", metavar="0xHEX", help="the statement digest that is on chain")
+    verify.add_argument("--server", metavar="ADDRESS", action="append", help="the account that must have countersigned; once per statement")
+    verify.add_argument("--digest", metavar="0xHEX", action="append", help="the statement digest that is on chain; once per statement")
+    verify.add_argument("--program", metavar="sha256:HEX", help="the digest of the program's image that you agreed to")
+    verify.add_argument("--agent", metavar="sha256:HEX", help="the digest of the agent's image of the release that you trust")
 
 
 def _chain(top: Any) -> None:
@@ -239,7 +241,9 @@ async def _result(options: argparse.Namespace) -> commands.Answer:
 
 
 async def _verify(options: argparse.Namespace) -> commands.Answer:
-    return commands.verify(options.file, server=options.server, digest=options.digest)
+    return commands.verify(
+        options.file, servers=options.server or (), digests=options.digest or (), program=options.program, agent=options.agent
+    )
 
 
 async def _deploy(options: argparse.Namespace) -> commands.Answer:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from veilpod.core.entities import NATIVE, ChainChannel, ChainEvent, ChainTask, ChannelTerms, Node, NodeStatus, Resource, Role, Terms
+from veilpod.core.evidence import Verdict
 from veilpod.core.ids import Address, ChannelId, NodeId, ResourceId, TaskId
 from veilpod.core.kinds import Kind
 
@@ -115,6 +116,20 @@ class Cluster(Protocol):
         self, kind: Kind, *, namespace: str | None = None, labels: Mapping[str, str] | None = None
     ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         """("LISTED" | "ADDED" | "MODIFIED" | "DELETED", object): a list first, and again after each expiry. Raises when it breaks."""
+
+
+class Tee(Protocol):
+    """What a sandbox finds beneath it, if anything: it binds report data to hardware."""
+
+    def collect(self, report_data: bytes) -> bytes:
+        """Evidence over exactly these 48 bytes; empty where there is no TEE."""
+
+
+class Verifier(Protocol):
+    """Who judges evidence: a service that knows what hardware and firmware are good, such as a Trustee."""
+
+    async def verify(self, *, report_data: bytes, evidence: bytes) -> Verdict:
+        """Say whether the evidence is genuine and over this report data. Raises Transient when nobody could say."""
 
 
 class Stream(Protocol):

@@ -116,9 +116,9 @@ async def test_a_fence_that_is_taken_away_ends_the_sandboxes_behind_it(anvil, tm
         await w.until_true("InputsVerified")
         server = w.servers[1]
         del server.cluster.objects[ADMISSION_POLICIES.plural, "", "veilpod-sandbox-access"]
-        await asyncio.sleep(2.1)  # an observation of the fences is good for two seconds
-        await server.resync()
-        await w.until(lambda: server.objects(TASK_ASSIGNMENTS)[0]["status"].get("failure"))
+        await w.until(
+            lambda: server.objects(TASK_ASSIGNMENTS)[0]["status"].get("failure"), timeout=10
+        )  # nobody looked, the fence is watched
         assert server.objects(TASK_ASSIGNMENTS)[0]["status"]["failure"]["code"] == "PolicyMissing"
         await w.until_true("Settled")
         await all_settled(w)

@@ -77,9 +77,9 @@ def dry_run(cluster: Cluster, document: Manifest) -> tuple[Manifest | None, str]
     return (json.loads(result.stdout), "") if result.returncode == 0 else (None, result.stderr)
 
 
-def condition(kind: str, status: str = "True") -> Manifest:
+def condition(kind: str, status: str = "True", reason: str = "Observed") -> Manifest:
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return {"type": kind, "status": status, "reason": "Observed", "message": "", "lastTransitionTime": now, "observedGeneration": 1}
+    return {"type": kind, "status": status, "reason": reason, "message": "", "lastTransitionTime": now, "observedGeneration": 1}
 
 
 class Status:

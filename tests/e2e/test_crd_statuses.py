@@ -57,6 +57,12 @@ def test_a_server_has_no_published_key_before_its_host_is_shut_out(make):
     assert status.patch("NetworkIsolated", "HostAccessDenied", "KeyPublished") == ""
 
 
+def test_a_server_whose_class_never_promised_to_shut_its_host_out_says_so_and_has_a_key(make):
+    status = make("TaskAssignment", ASSIGNMENT)
+    assert "NotPromised" in status.patch("NetworkIsolated", "HostAccessDenied=False=PolicyMissing", "KeyPublished")
+    assert status.patch("NetworkIsolated", "HostAccessDenied=False=NotPromised", "KeyPublished") == ""
+
+
 def test_a_hole_in_the_fence_can_be_reported_after_the_key_was_published(make):
     status = make("TaskAssignment", ASSIGNMENT)
     assert status.patch("NetworkIsolated", "HostAccessDenied", "KeyPublished") == ""

@@ -84,7 +84,7 @@ def test_a_class_denies_host_access_and_tries_the_metadata_service(cluster_relea
     stored, _ = dry_run(cluster_release, manifest("SandboxClass", "own", {"tier": "T0"}))
     assert stored is not None
     assert stored["spec"]["denyHostAccess"] is True
-    assert stored["spec"]["canaries"] == ["169.254.169.254:80"]
+    assert stored["spec"]["canaries"] == ["169.254.169.254:80", "[fd00:ec2::254]:80", "node:10250"]
     assert stored["spec"]["terminationGracePeriodSeconds"] == 10
     assert stored["spec"]["agent"] == {"cpu": "200m"}
 
@@ -177,6 +177,9 @@ def test_a_directory_cannot_be_an_input_of_the_same_server_as_a_file_in_it(clust
         ("SandboxClass", {"tier": "T1"}, "name its RuntimeClass in runtimeClassName"),
         ("SandboxClass", {"tier": "T0", "canaries": ["metadata.example:80"]}, "write an address with a port"),
         ("SandboxClass", {"tier": "T0", "canaries": ["10.0.0.1:70000"]}, "write an address with a port"),
+        ("SandboxClass", {"tier": "T0", "canaries": ["icmp://10.0.0.1:1"]}, "write an address with a port"),
+        ("SandboxClass", {"tier": "T0", "canaries": ["udp://127.0.0.1:53"]}, "proves nothing"),
+        ("SandboxClass", {"tier": "T0", "canaries": ["[ff02::1]:53"]}, "proves nothing"),
         ("SandboxClass", {"tier": "T0", "terminationGracePeriodSeconds": 30}, "less than or equal to 10"),
         ("SandboxClass", {"tier": "T0", "agent": {"cpu": "10m"}}, "between 50m and 64"),
         ("SandboxClass", {"tier": "T3"}, 'supported values: "T0", "T1"'),

@@ -77,14 +77,26 @@ def test_a_cluster_that_enforces_no_policy_gets_no_key(stage: Stage) -> None:
         playing.start(stage, "unfenced")
         playing.reached(stage, "unfenced", "Failed")
         assert playing.conditions(stage, "unfenced")["KeyPublished"]["status"] == "False"
-        task = stage.cluster.get("ct", "unfenced", "-n", parties.REQUESTER.name)["status"]["taskId"]
-        assignments = [item for server in parties.SERVERS for item in stage.cluster.get("taskassignment", "-n", server.name)["items"]]
-        ours = [item for item in assignments if item["spec"]["taskId"] == task]
+        ours = playing.assignments(stage, "unfenced")
         assert {item["status"]["failure"]["code"] for item in ours} == {"NetguardRefused"}
         assert [item for item in ours if item["status"].get("keyFingerprint")] == []
     finally:
         inspect.switch_netpol(stage.cluster.name, on=True)
         playing.forget(stage, "unfenced")
+
+
+def test_a_policy_that_an_admin_takes_away_ends_every_sandbox_behind_it_within_seconds(stage: Stage) -> None:
+    playing.start(stage, "unsealed", roles=playing.ENDLESS)
+    playing.reached(stage, "unsealed", "InputsVerified")
+    with playing.policy_away(stage, "veilpod-sandbox-access"):
+        # Three seconds until it is seen, ten of grace, and what a busy machine takes for three pods.
+        playing.until(lambda: playing.sandbox_pods(stage) == [], "no sandbox is left", timeout=25)
+        ours = playing.assignments(stage, "unsealed")
+        denied = [c for item in ours for c in item["status"]["conditions"] if c["type"] == "HostAccessDenied"]
+        assert {(c["status"], c["reason"]) for c in denied} == {("False", "PolicyMissing")}
+        assert all("veilpod-sandbox-access; what to do:" in c["message"] for c in denied)
+        assert {item["status"]["failure"]["code"] for item in ours} == {"PolicyMissing"}
+    playing.forget(stage, "unsealed")
 
 
 def test_a_sandbox_pod_deleted_by_somebody_is_noticed_and_no_money_is_lost(stage: Stage) -> None:

@@ -131,7 +131,7 @@ def test_the_pods_that_the_operator_really_builds_are_sandboxes(fenced: Cluster,
             agent_image=IMAGE,
             operator_cert=b"certificate",
             relay_endpoints=["198.18.0.9:9001"],
-            canaries=["198.19.0.1:443"],
+            canaries=["198.19.0.1:443", "udp://198.19.0.10:53", "node:10250"],
             deadline_seconds=600,
         )
         fenced.kubectl("create", "--dry-run=server", "--filename=-", f"--as={OPERATOR}", stdin=json.dumps(built))
@@ -172,6 +172,7 @@ SECRET = {"name": "A", "valueFrom": {"secretKeyRef": {"name": "chain-key", "key"
         ("initContainers.0.securityContext.readOnlyRootFilesystem", None, "read-only root"),
         ("containers.0.securityContext.capabilities.add", ["NET_BIND_SERVICE"], "no capabilities"),
         ("containers.0.env", [SECRET], "plain public values"),
+        ("containers.0.env", [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIPs"}}}], "plain public values"),
         ("initContainers.0.envFrom", [{"secretRef": {"name": "chain-key"}}], "plain public values"),
         ("containers.0.resources.requests.memory", "16Mi", "exactly its limits"),
         ("containers.0.resources", {}, "exactly its limits"),

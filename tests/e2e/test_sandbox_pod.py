@@ -29,7 +29,8 @@ pytestmark = pytest.mark.e2e
 
 WORLD, SANDBOXES = "sandbox-world", "sandbox-pods"
 CERTIFICATE = control_certificate(node_keys(SigningKey(secret=b"\x31" * 32)).control)
-CANARY = "198.19.0.1:443"  # the API server's Service
+# The API server's Service and address, the name server by both protocols, the node, what no route leads to.
+CANARIES = ["198.19.0.1:443", "198.19.255.1:6443", "udp://198.19.0.10:53", "198.19.0.10:53", "node:10250", "[fd00:ec2::254]:80"]
 SECRET = "plaintext-that-must-not-rest-anywhere"
 SUPPORT = layout.REPOSITORY / "tests" / "support"
 
@@ -142,7 +143,7 @@ def make(cluster: Cluster, name: str, *, task: TaskSpec, agent: str, directory: 
         agent_image=agent,
         operator_cert=CERTIFICATE,
         relay_endpoints=[f"{entry['host']}:{entry['port']}" for entry in directory],
-        canaries=[CANARY],
+        canaries=CANARIES,
         deadline_seconds=300,
     )
     cluster.apply(pod)
@@ -191,8 +192,11 @@ def test_a_sandbox_lives_as_drawn_and_leaves_nothing_on_the_node(
     seen = drive(cluster, pod, task, world)
     story = ["netguard", "ready", "offers", "accepted", "inputs", "started", "exited", "result", "delivered"]
     assert [event for event in seen["order"] if event in story] == story
-    assert seen["events"]["netguard"] == {"allowed": 3, "blocked": 1}
+    assert seen["events"]["netguard"] == {"allowed": 3, "blocked": len(CANARIES)}
     assert seen["events"]["exited"] == {"how": "Exited", "code": 0}
+    # What is stated is what was found, whatever the class promised.
+    assert seen["statement"]["statement"]["tier"] == ("T1" if runtime else "T0")
+    assert seen["statement"]["evidence"] == "0x"
     assert seen["zeroised"]["podUid"] == pod["metadata"]["uid"]
 
     # The result says what the program found, and holds what it said.

@@ -182,7 +182,8 @@ def _check_law(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         raise InvalidInput("Invalid", "Settled only after SandboxDestroyed")
     if "KeyPublished" in after - before and not {"NetworkIsolated"} <= after:
         raise InvalidInput("Invalid", "KeyPublished only with NetworkIsolated")
-    if "KeyPublished" in after - before and "HostAccessDenied" in types - after:
+    promised = {item["type"] for item in new.get("conditions", []) if item["reason"] != "NotPromised"}
+    if "KeyPublished" in after - before and "HostAccessDenied" in promised - after:
         raise InvalidInput("Invalid", "KeyPublished only with HostAccessDenied")
     for field in ("taskId", "taskKey", "resultHash"):
         if field in old and old[field] != new.get(field):

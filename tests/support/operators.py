@@ -15,11 +15,11 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from tests.support import stores
 from tests.support.anvil import CHAIN_ID, Anvil, account
 from tests.support.fake_cluster import FakeCluster, true_conditions
+from tests.support.fences import put_fences
 from tests.support.scripted_agents import Kubelet, Network
 
 from veilpod import chain
 from veilpod.control import config as configs
-from veilpod.control import policies
 from veilpod.control.app import Operator
 from veilpod.control.context import Context
 from veilpod.control.events import EventRecorder
@@ -32,11 +32,7 @@ from veilpod.core import identity
 from veilpod.core.entities import Role as NodeRole
 from veilpod.core.keys import SigningKey, node_keys
 from veilpod.core.kinds import (
-    ADMISSION_BINDINGS,
-    ADMISSION_POLICIES,
     COMPUTE_TASKS,
-    NAMESPACES,
-    NETWORK_POLICIES,
     OWN_KINDS,
     PODS,
     SANDBOX_CLASSES,
@@ -281,12 +277,7 @@ def _server(
 ) -> Release:
     name, cluster = f"server-{index}", FakeCluster()
     sandboxes = f"{name}-sandboxes"
-    for policy in policies.NETWORK:
-        cluster.put(NETWORK_POLICIES, {"metadata": {"name": policy}, "spec": {"podSelector": {}}}, namespace=sandboxes)
-    for policy in policies.ADMISSION:
-        cluster.put(ADMISSION_POLICIES, {"metadata": {"name": policy}, "spec": {"failurePolicy": "Fail"}})
-        cluster.put(ADMISSION_BINDINGS, {"metadata": {"name": policy}, "spec": {"validationActions": ["Deny"]}})
-    cluster.put(NAMESPACES, {"metadata": {"name": sandboxes, "labels": {"veilpod.dev/sandboxes": "true"}}})
+    put_fences(cluster, sandboxes)
     cluster.put(SANDBOX_CLASSES, {"metadata": {"name": "standard"}, "spec": {"tier": "T0", "canaries": ["169.254.169.254:80"]}})
     config = _config(
         name,

@@ -98,6 +98,26 @@ def chain_away(stage: Stage):  # type: ignore[no-untyped-def]
         subprocess.run([*node, "--signal", "CONT"], check=True, capture_output=True)
 
 
+@contextlib.contextmanager
+def policy_away(stage: Stage, name: str):  # type: ignore[no-untyped-def]
+    """Have a cluster's admin delete an admission policy while the body runs."""
+    kept = stage.cluster.get("validatingadmissionpolicy", name)
+    metadata = {key: kept["metadata"][key] for key in ("name", "labels", "annotations")}
+    stage.cluster.kubectl("delete", "validatingadmissionpolicy", name)
+    try:
+        yield
+    finally:
+        restored = {"apiVersion": kept["apiVersion"], "kind": kept["kind"], "metadata": metadata, "spec": kept["spec"]}
+        stage.cluster.kubectl("apply", "-f", "-", text=json.dumps(restored))
+
+
+def assignments(stage: Stage, name: str) -> list[dict[str, Any]]:
+    """Every server's part in a task."""
+    task = stage.cluster.get("ct", name, "-n", REQUESTER.name)["status"]["taskId"]
+    found = [item for server in SERVERS for item in stage.cluster.get("taskassignment", "-n", server.name)["items"]]
+    return [item for item in found if item["spec"]["taskId"] == task]
+
+
 def ledger(stage: Stage, web3: Web3, first: int) -> Ledger:
     """What has happened on chain since a block."""
     return Ledger(web3=web3, contracts=stage.contracts, first=first, last=web3.eth.block_number)

@@ -259,6 +259,7 @@ class Sandbox:
             stores=tuple(NodeKey(node=node, owner=OWNER.address, onion_key=stores.SEAL_PUBLIC) for node in self.spec.stores),
             policy_hash=b"\x06" * 32,
             tier="T0",
+            host_access_denied=True,
             agent_image="sha256:" + "c" * 64,
             program_image="sha256:" + "a" * 64,
             nonce=statement_nonce(task=TASK, pod_uid=self.uid, incarnation=1, server=self.chain_key.address),

@@ -46,6 +46,7 @@ def statement(of: Keys, *, index: int = 0, task: TaskId = TASK) -> Statement:
         tls_key=b"\x05" * 32,
         policy_hash=b"\x06" * 32,
         tier="T0",
+        host_access_denied=True,
         allowed=1,
         blocked=2,
         nonce=b"\x07" * 32,

@@ -118,6 +118,7 @@ class ScriptedAgent:
             tls_key=self.tls_key,
             policy_hash=configuration.policy_hash,
             tier=configuration.tier,
+            host_access_denied=configuration.host_access_denied,
             allowed=1,
             blocked=1,
             nonce=configuration.nonce,

@@ -82,6 +82,7 @@ async def main() -> None:
         stores=(),
         policy_hash=b"\x06" * 32,
         tier="T0",
+        host_access_denied=True,
         agent_image="sha256:" + "c" * 64,
         program_image="sha256:" + "a" * 64,
         nonce=statement_nonce(task=TASK, pod_uid=uid, incarnation=1, server=CHAIN_KEY.address),
@@ -109,7 +110,8 @@ async def main() -> None:
     await link.call("release")
     zeroised = await link.call("zeroise")
     listening.cancel()
-    print(json.dumps({"order": events.order, "events": events.seen, "zeroised": zeroised, "sealed": base64.b64encode(sealed).decode()}))
+    said = {"order": events.order, "events": events.seen, "zeroised": zeroised, "statement": answer}
+    print(json.dumps({**said, "sealed": base64.b64encode(sealed).decode()}))
 
 
 async def download() -> bytes:

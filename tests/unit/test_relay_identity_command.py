@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -21,6 +22,7 @@ from veilpod.core.canonical import to_hex
 from veilpod.core.keys import custody_key, signing_key
 from veilpod.core.onion import relay_identity
 from veilpod.core.sealing import recipient_bytes
+from veilpod.core.statement import sign_statement
 from veilpod.store.service import Service
 
 __all__ = ["kubectl"]
@@ -202,12 +204,40 @@ def test_statements_are_verified_offline_and_never_overstated(veilpod: Ran, tmp_
 
     code, out, _ = veilpod("verify", file)
     assert code == 0
-    assert out.count("not checked") == 2
+    assert out.count("not checked") == 4
+    assert "(NoTEE); a verifier would be asked about 0x" + OFFERS[0].statement.report_data.hex() in out
 
     code, out, _ = veilpod("verify", file, "--server", sandboxes.keys(7).server.address, "--output", "json")
     assert code == 1
     assert not json.loads(out)["sound"]
     assert veilpod("verify", file, "--digest", "0x" + "00" * 32)[0] == 1
+    program, agent = OFFERS[0].statement.program_image, OFFERS[0].statement.agent_image
+    assert veilpod("verify", file, "--program", program, "--agent", agent)[0] == 0
+    assert veilpod("verify", file, "--program", agent)[0] == 1
+
+
+def test_each_statement_of_a_file_is_checked_against_its_own_server(veilpod: Ran, tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "statements.json"
+    file.write_text(json.dumps([offer.document() for offer in OFFERS[:2]]))
+    first, second = (key.server.address for key in mailboxes.KEYS[:2])
+    assert veilpod("verify", file, "--server", first, "--server", second)[0] == 0
+    assert veilpod("verify", file, "--server", second, "--server", first)[0] == 1
+    code, _, err = veilpod("verify", file, "--server", first)
+    assert code == 2
+    assert "NotOneEach" in err
+
+
+def test_a_sandboxed_statement_is_sealed_only_where_nobody_gets_in(veilpod: Ran, tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "statement.json"
+    for denied, rung in ((True, "T2"), (False, "T1")):
+        statement = dataclasses.replace(OFFERS[0].statement, tier="T1", host_access_denied=denied)
+        offer = dataclasses.replace(OFFERS[0], statement=statement, signature=sign_statement(statement, mailboxes.KEYS[0].signing))
+        file.write_text(json.dumps(offer.document()))
+        code, out, _ = veilpod("verify", file, "--output", "json")
+        assert code == 0
+        [found] = json.loads(out)["statements"]
+        assert found["tier"] == rung
+        assert [step["holds"] for step in found["steps"][-4:]] == [True, True, denied, False]
 
 
 def test_status_says_what_is_missing_and_what_to_do(veilpod: Ran, kubectl: FakeKubectl) -> None:

@@ -4,7 +4,9 @@ import argparse
 import asyncio
 import base64
 import contextlib
+import dataclasses
 import logging
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +16,7 @@ from veilpod.agent import hardening, netguard, seal
 from veilpod.agent.service import Service
 from veilpod.agent.settings import Settings
 from veilpod.core.agent_messages import Configuration
+from veilpod.core.tiers import tier_on
 from veilpod.errors import InvalidInput, Refused
 from veilpod.net import demonstration, logs
 from veilpod.net.onion import OnionProxy
@@ -21,6 +24,7 @@ from veilpod.net.process import until_told
 from veilpod.ports import Onion
 
 TERMINATION_LOG = pathlib.Path("/dev/termination-log")
+NODE_ADDRESSES = "VEILPOD_NODE"  # the environment variable that the pod's manifest fills from status.hostIPs
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     hardening.end_on_sigterm()
     if options.part == "netguard":
         return netguard.run(
-            allow=options.allow, canary=options.canary, seconds=options.timeout, evidence=options.evidence, termination_log=TERMINATION_LOG
+            allow=options.allow,
+            canary=options.canary,
+            node=os.environ.get(NODE_ADDRESSES, ""),
+            seconds=options.timeout,
+            evidence=options.evidence,
+            termination_log=TERMINATION_LOG,
         )
     if options.part == "seal":
         return seal.run(socket=options.socket, termination_log=TERMINATION_LOG)
@@ -41,9 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     try:
-        settings = _settings(options)
-        log.info("agent.hardened", extra=hardening.harden())
-        hardening.check_runtime(options.runtime)
+        kernel = hardening.find_kernel()
+        settings = dataclasses.replace(_settings(options), tier=tier_on(kernel))
+        log.info("agent.hardened", extra={**hardening.harden(), "kernel": kernel.name})
         hardening.be_born(settings.marker)
         asyncio.run(until_told(_serve(settings)))
     except Refused as error:
@@ -96,14 +105,12 @@ def _parser() -> argparse.ArgumentParser:
     run = parts.add_parser("run", help="hold the sandbox's keys and conversations")
     for part in (guard, run):
         part.add_argument("--allow", nargs="+", default=[], help="peers that must answer, ip:port")
-        part.add_argument("--canary", nargs="+", default=[], help="addresses that must not, ip:port")
+        part.add_argument("--canary", nargs="+", default=[], help="addresses that must not: ip:port, udp://ip:port or node:port")
     guard.add_argument("--timeout", type=float, default=60.0, help="seconds until the verdict")
     guard.add_argument("--evidence", type=pathlib.Path, default=None, help="file to leave the observation in")
     run.add_argument("--control", default="0.0.0.0:7443", help="the operator's control stream")
     run.add_argument("--ready", default="0.0.0.0:7444", help="opens when the inputs are verified: the startup probe's port")
     run.add_argument("--operator-cert", type=base64.b64decode, required=True, help="the operator's control certificate, DER in base64")
-
-    run.add_argument("--runtime", default="", help="the pod's RuntimeClass, to be compared with the kernel that is found")
 
     sealing = parts.add_parser("seal", help="hold the pod until the agent is done")
     sealing.add_argument("--socket", default=Settings.__dataclass_fields__["seal_socket"].default)
@@ -117,7 +124,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         ready=ready,
         operator_cert=options.operator_cert,
         allow=tuple(netguard.parse_endpoints(options.allow)),
-        canaries=tuple(netguard.parse_endpoints(options.canary)),
+        canaries=netguard.parse_canaries(options.canary, os.environ.get(NODE_ADDRESSES, "")),
     )
 
 

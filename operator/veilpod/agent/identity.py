@@ -50,8 +50,8 @@ class Identity:
         return self._keys
 
 
-def create(configuration: Configuration, *, secret: bytes, tls_key: bytes, allowed: int, blocked: int) -> Identity:
-    """Make all keys and the one statement of this pod. `secret` is 32 random bytes for the signing key."""
+def create(configuration: Configuration, *, secret: bytes, tls_key: bytes, tier: str, allowed: int, blocked: int) -> Identity:
+    """Make all keys and the one statement of this pod. `secret` is 32 random bytes for the signing key, `tier` the observed one."""
     identity = Identity(signing=SigningKey(secret=secret), encryption=HybridPrivateKey.generate(), onion=X25519PrivateKey.generate())
     identity.statement = Statement(
         task=configuration.task,
@@ -65,7 +65,8 @@ def create(configuration: Configuration, *, secret: bytes, tls_key: bytes, allow
         signing_key=identity.address,
         tls_key=tls_key,
         policy_hash=configuration.policy_hash,
-        tier=configuration.tier,
+        tier=tier,
+        host_access_denied=configuration.host_access_denied,
         allowed=allowed,
         blocked=blocked,
         nonce=configuration.nonce,

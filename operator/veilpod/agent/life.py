@@ -26,10 +26,12 @@ from veilpod.core.agent_messages import Configuration, Exit, Failed, Flushed, Pu
 from veilpod.core.ids import ServerIndex
 from veilpod.core.meeting import FAILURES, Descriptor, ForPeer, ForStore, Offer, make_note, open_descriptor, parse_descriptors
 from veilpod.core.task.spec import needed
+from veilpod.core.tiers import check_promise
 from veilpod.errors import ProtocolViolation, Refused, VeilpodError
 from veilpod.ports import Onion, RendezvousPoint
 
 _BAD_ENDS = {"Deadline": "ProgramTimeout", "NotStarted": "ProgramNotStarted"}
+_BLIND_LOOKS = 3  # observations in a row in which a canary could not be looked at
 _PEER_SECONDS = 60.0  # for links to end after the program's deadline
 _TROUBLE_SECONDS = 120.0  # so long after it was last met, a trouble with relays explains what did not happen in time
 
@@ -136,12 +138,18 @@ class Life:
 
     async def _be_born(self, configuration: Configuration) -> Identity:
         settings = self._settings
+        check_promise(observed=settings.tier, promised=configuration.tier)
         seen = await netguard.wait_isolated(
             settings.allow, settings.canaries, seconds=settings.netguard_seconds, probe_seconds=settings.probe_seconds
         )
         self._control.emit("netguard", {"allowed": seen.allowed, "blocked": seen.blocked})
         self.identity = identity.create(
-            configuration, secret=os.urandom(32), tls_key=self._control.tls_key, allowed=seen.allowed, blocked=seen.blocked
+            configuration,
+            secret=os.urandom(32),
+            tls_key=self._control.tls_key,
+            tier=settings.tier,
+            allowed=seen.allowed,
+            blocked=seen.blocked,
         )
         log.info("sandbox.born", extra={"incarnation": configuration.incarnation})
         return self.identity
@@ -266,12 +274,15 @@ class Life:
     # --- what goes on beside
 
     async def _watch_fence(self) -> None:
-        settings = self._settings
+        settings, blind = self._settings, 0
         while self.state.going:
             await asyncio.sleep(settings.guard_seconds)
             seen = await netguard.observe(settings.allow, settings.canaries, probe_seconds=settings.probe_seconds)
-            if seen.verdict == "CanaryReachable":
+            blind = blind + 1 if seen.verdict == "ProbeFailed" else 0
+            if seen.verdict == "CanaryReachable" or blind >= _BLIND_LOOKS:
                 self.fail("NetguardRefused")
+            elif blind:
+                log.warning("netguard.blind")  # not seen is not blocked; it is not open either, for a moment
             elif seen.verdict != "NetworkIsolated":
                 log.warning("netguard.peers_silent")  # the relays are away; the fence holds
 
@@ -322,7 +333,7 @@ _BY_PHASE = {
     Phase.EXITED: "DeliveryFailed",
 }
 _TOO_LATE = frozenset({"MeetingTimeout", "PeerLost", "DeliveryFailed", "DeadlineExceeded"})
-_BY_REASON = {"CanaryReachable": "NetguardRefused", "PeerUnreachable": "NetguardRefused"}
+_BY_REASON = dict.fromkeys(("CanaryReachable", "PeerUnreachable", "ProbeFailed"), "NetguardRefused")
 
 
 def _code(error: BaseException, phase: Phase) -> str:

@@ -1,12 +1,12 @@
 """Prove the network fence before any key exists, and again and again while the sandbox runs (paper step 4: an isolated sandbox).
 
-One observation opens TCP connections to every allowed peer and every canary at the same time. Only "a peer answers and no canary does"
-counts, within one observation: policies are programmed with a delay after a pod starts, so a canary that is blocked before the network
-works proves nothing, and a peer that answers before the fence is up proves nothing either. A canary that *refuses* a connection was
-reached: a fence drops, it does not answer.
+One observation looks at every allowed peer and every canary at the same time. Only "a peer answers and no canary does" counts, within
+one observation: policies are programmed with a delay after a pod starts, so a canary that is blocked before the network works proves
+nothing, and a peer that answers before the fence is up proves nothing either. A canary that *refuses* a connection was reached: a fence
+drops, it does not answer. A canary that could not be looked at is not blocked (`probe`).
 
 As a container (`python -m veilpod.agent netguard`) it says one word in the termination message and one of these exit codes:
-0 NetworkIsolated, 20 CanaryReachable, 21 PeerUnreachable, 22 BadArguments.
+0 NetworkIsolated, 20 CanaryReachable, 21 PeerUnreachable, 22 BadArguments, 23 ProbeFailed.
 """
 
 import asyncio
@@ -17,14 +17,21 @@ import logging
 import pathlib
 from collections.abc import Sequence
 
+from veilpod.agent import probe
+from veilpod.core.canary import Canary, on_node, parse_canary
 from veilpod.core.onion.directory import parse_endpoint
 from veilpod.core.task.pods import CANARY_REACHABLE
-from veilpod.errors import ProtocolViolation, Refused
+from veilpod.errors import InvalidInput, ProtocolViolation, Refused
 
-EXIT_CODES = {"NetworkIsolated": 0, "CanaryReachable": CANARY_REACHABLE, "PeerUnreachable": 21, "BadArguments": 22}
+EXIT_CODES = {"NetworkIsolated": 0, "CanaryReachable": CANARY_REACHABLE, "PeerUnreachable": 21, "BadArguments": 22, "ProbeFailed": 23}
 _PROBE_SECONDS = 1.0
 _PAUSE_SECONDS = 0.25
 _PROBES = 64  # sockets at once
+_REMEDIES = {
+    "CanaryReachable": "the cluster's network must enforce NetworkPolicy by dropping",
+    "PeerUnreachable": "no allowed relay answers",
+    "ProbeFailed": "this process could not open sockets, so nothing is known",
+}
 
 log = logging.getLogger(__name__)
 
@@ -38,31 +45,37 @@ class Observation:
     allowed: int  # peers that accepted a connection
     blocked: int  # canaries from which nothing came
     leaks: int  # canaries that answered in any way
+    unknown: int = 0  # canaries that could not be looked at
 
     @property
     def verdict(self) -> str:
-        """NetworkIsolated, CanaryReachable or PeerUnreachable. Without canaries nothing is proved."""
-        if self.leaks or not self.blocked:
+        """NetworkIsolated, CanaryReachable, ProbeFailed or PeerUnreachable. Without canaries nothing is proved."""
+        if self.leaks:
+            return "CanaryReachable"
+        if self.unknown:
+            return "ProbeFailed"
+        if not self.blocked:
             return "CanaryReachable"
         return "NetworkIsolated" if self.allowed else "PeerUnreachable"
 
 
-async def observe(allow: Sequence[Endpoint], canaries: Sequence[Endpoint], *, probe_seconds: float = _PROBE_SECONDS) -> Observation:
-    """Probe everything at once."""
+async def observe(allow: Sequence[Endpoint], canaries: Sequence[Canary], *, probe_seconds: float = _PROBE_SECONDS) -> Observation:
+    """Look at everything at once."""
     places = asyncio.Semaphore(_PROBES)
 
-    async def bounded(endpoint: Endpoint) -> str:
+    async def bounded(place: Canary) -> str:
         async with places:
-            return await _probe(endpoint, probe_seconds)
+            return await probe.look(place, probe_seconds)
 
-    answers = await asyncio.gather(*(bounded(endpoint) for endpoint in [*allow, *canaries]))
-    peers, rest = answers[: len(allow)], answers[len(allow) :]
-    silent = rest.count("silent")
-    return Observation(allowed=peers.count("accepted"), blocked=silent, leaks=len(rest) - silent)
+    peers = [Canary(host=host, port=port) for host, port in allow]
+    answers = await asyncio.gather(*(bounded(place) for place in [*peers, *canaries]))
+    reached, rest = answers[: len(peers)], answers[len(peers) :]
+    silent, unknown = rest.count("silent"), rest.count("unknown")
+    return Observation(allowed=reached.count("accepted"), blocked=silent, leaks=len(rest) - silent - unknown, unknown=unknown)
 
 
 async def wait_isolated(
-    allow: Sequence[Endpoint], canaries: Sequence[Endpoint], *, seconds: float, probe_seconds: float = _PROBE_SECONDS
+    allow: Sequence[Endpoint], canaries: Sequence[Canary], *, seconds: float, probe_seconds: float = _PROBE_SECONDS
 ) -> Observation:
     """Observe until the network is isolated. Raises Refused with the last verdict as its reason."""
     last = "PeerUnreachable"
@@ -74,8 +87,7 @@ async def wait_isolated(
                 if last == "NetworkIsolated":
                     return seen
                 await asyncio.sleep(_PAUSE_SECONDS)
-    remedy = "the cluster's network must enforce NetworkPolicy by dropping" if last == "CanaryReachable" else "no allowed relay answers"
-    raise Refused(last, f"the sandbox's network is not isolated: {remedy}")
+    raise Refused(last, f"the sandbox's network is not isolated: {_REMEDIES[last]}")
 
 
 def parse_endpoints(texts: Sequence[str]) -> list[Endpoint]:
@@ -86,12 +98,26 @@ def parse_endpoints(texts: Sequence[str]) -> list[Endpoint]:
         raise Refused("BadArguments", str(error)) from error
 
 
+def parse_canaries(texts: Sequence[str], node: str) -> tuple[Canary, ...]:
+    """Read canaries (`core.canary`). `node`: the addresses of the pod's node, with commas between. Raises Refused("BadArguments")."""
+    try:
+        return on_node([parse_canary(text) for text in texts], [part for part in node.split(",") if part])
+    except (InvalidInput, ValueError) as error:
+        raise Refused("BadArguments", str(error)) from error
+
+
 def run(
-    *, allow: Sequence[str], canary: Sequence[str], seconds: float, evidence: pathlib.Path | None, termination_log: pathlib.Path | None
+    *,
+    allow: Sequence[str],
+    canary: Sequence[str],
+    node: str = "",
+    seconds: float,
+    evidence: pathlib.Path | None,
+    termination_log: pathlib.Path | None,
 ) -> int:
     """The container: one verdict. Returns the exit code."""
     try:
-        seen = asyncio.run(wait_isolated(parse_endpoints(allow), parse_endpoints(canary), seconds=seconds))
+        seen = asyncio.run(wait_isolated(parse_endpoints(allow), parse_canaries(canary, node), seconds=seconds))
         word = seen.verdict
         if evidence is not None:
             evidence.write_text(json.dumps({"allowed": seen.allowed, "blocked": seen.blocked}))
@@ -102,16 +128,3 @@ def run(
         with contextlib.suppress(OSError):  # outside Kubernetes there is none
             termination_log.write_text(word)
     return EXIT_CODES[word]
-
-
-async def _probe(endpoint: Endpoint, seconds: float) -> str:
-    """accepted, refused (something is there), or silent."""
-    try:
-        async with asyncio.timeout(seconds):
-            _, writer = await asyncio.open_connection(*endpoint)
-    except (ConnectionRefusedError, ConnectionResetError):
-        return "refused"
-    except (OSError, TimeoutError):
-        return "silent"
-    writer.transport.abort()
-    return "accepted"

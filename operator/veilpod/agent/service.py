@@ -22,6 +22,7 @@ from veilpod.agent.settings import Settings
 from veilpod.agent.state import Phase
 from veilpod.core.agent_messages import Configuration, Zeroised, parse_configuration, parse_published
 from veilpod.core.canonical import to_hex
+from veilpod.core.evidence import NoTee
 from veilpod.core.fields import Fields
 from veilpod.core.ids import ServerIndex
 from veilpod.core.keys import SIGNATURE_BYTES, recover
@@ -30,6 +31,7 @@ from veilpod.core.statement import verify_countersignature
 from veilpod.core.typed_data import sandbox_key_digest, statements_hash
 from veilpod.errors import InvalidInput, ProtocolViolation, Refused
 from veilpod.net.control import ControlServer, Handler
+from veilpod.ports import Tee
 
 _GOODBYE_SECONDS = 10.0
 _NOTES_SECONDS = 5.0
@@ -41,8 +43,9 @@ log = logging.getLogger(__name__)
 class Service:
     """One agent process. `run` serves until cancelled, and wipes."""
 
-    def __init__(self, settings: Settings, make_onion: MakeOnion) -> None:
+    def __init__(self, settings: Settings, make_onion: MakeOnion, tee: Tee | None = None) -> None:
         self._settings = settings
+        self._tee = tee or NoTee()
         self.control = ControlServer(settings.operator_cert, self._commands())
         self._program = Program(settings.program_socket)
         self._seal = SealSocket(settings.seal_socket)
@@ -117,7 +120,8 @@ class Service:
             self.life.moved.clear()
             await self.life.moved.wait()
         own = self.life.identity
-        return {"statement": own.statement.document(), "signature": to_hex(own.signature)}
+        evidence = self._tee.collect(own.statement.report_data)
+        return {"statement": own.statement.document(), "signature": to_hex(own.signature), "evidence": to_hex(evidence)}
 
     async def _offer(self, args: dict[str, Any]) -> dict[str, Any]:
         fields = Fields(args, what="offer command", party="operator")

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 
 from veilpod.agent.netguard import Endpoint
+from veilpod.core.canary import Canary
 
 ROOT = pathlib.Path("/veilpod")
 
@@ -25,7 +26,8 @@ class Settings:
     ready: Endpoint  # the startup probe's port: opens when the inputs are verified
     operator_cert: bytes
     allow: tuple[Endpoint, ...]
-    canaries: tuple[Endpoint, ...]
+    canaries: tuple[Canary, ...]
+    tier: str = "T0"  # what the kernel that was found lets a sandbox state
     inputs: pathlib.Path = ROOT / "in"
     outputs: pathlib.Path = ROOT / "out"
     scratch: pathlib.Path = ROOT / "scratch"

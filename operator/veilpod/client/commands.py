@@ -119,7 +119,7 @@ async def result(name: str, *, key: pathlib.Path, directory: pathlib.Path, kubec
     lines = [f"verified result of {name}, task {to_hex(verified.task)}"]
     lines += [f"  {_MARKS[step.holds]} {step.text}" for step in verified.checks]
     for offer, steps in verified.servers:
-        lines += [f"  server {offer.statement.index}, tier {offer.statement.tier}"]
+        lines += [f"  server {offer.statement.index}, tier {offer.statement.rung}"]
         lines += [f"    {_MARKS[step.holds]} {step.text}" for step in steps]
     lines += [f"wrote {len(written)} file{'' if len(written) == 1 else 's'}, the program's log and the statements to {directory}"]
     value = {
@@ -127,27 +127,50 @@ async def result(name: str, *, key: pathlib.Path, directory: pathlib.Path, kubec
         "resultHash": to_hex(verified.result_hash),
         "checks": [_step(step) for step in verified.checks],
         "servers": [
-            {"index": int(o.statement.index), "tier": o.statement.tier, "steps": [_step(s) for s in ss]} for o, ss in verified.servers
+            {"index": int(o.statement.index), "tier": o.statement.rung, "steps": [_step(s) for s in ss]} for o, ss in verified.servers
         ],
         "files": [str(path) for path in written],
     }
     return Answer(value=value, lines=lines)
 
 
-def verify(path: pathlib.Path, *, server: str | None, digest: str | None) -> Answer:
-    """Check statements offline."""
+def verify(
+    path: pathlib.Path, *, servers: Sequence[str] = (), digests: Sequence[str] = (), program: str | None = None, agent: str | None = None
+) -> Answer:
+    """Check statements offline. Accounts and digests are given once for each statement of the file, in its order, or not at all."""
     try:
         document = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise InvalidInput("CannotRead", f"{path} is no JSON file with a statement and its signatures") from error
+    items = document if isinstance(document, list) else [document]
+    for given, option in ((servers, "--server"), (digests, "--digest")):
+        if len(given) not in (0, len(items)):
+            raise InvalidInput(
+                "NotOneEach", f"the file has {len(items)} statements: give {option} once for each, in their order, or not at all"
+            )
     found, lines, good = [], [], True
-    for item in document if isinstance(document, list) else [document]:
+    for number, item in enumerate(items):
         offer = parse_offer(item, party="file")
-        steps = ladder.climb(offer, server=_address(server) if server else None, digest=from_hex(digest, 32) if digest else None)
+        statement = offer.statement
+        known = ladder.Known(
+            server=_address(servers[number]) if servers else None,
+            digest=from_hex(digests[number], 32) if digests else None,
+            program=program,
+            agent=agent,
+        )
+        steps = ladder.climb(offer, known)
         good = good and ladder.sound(steps)
-        lines += [f"server {offer.statement.index}: statement {to_hex(offer.statement.digest)}"]
+        lines += [f"server {statement.index}: statement {to_hex(statement.digest)}, stands on {statement.rung}"]
         lines += [f"  {_MARKS[step.holds]} {step.text}" for step in steps]
-        found.append({"index": int(offer.statement.index), "digest": to_hex(offer.statement.digest), "steps": [_step(s) for s in steps]})
+        found.append(
+            {
+                "index": int(statement.index),
+                "digest": to_hex(statement.digest),
+                "tier": statement.rung,
+                "reportData": to_hex(statement.report_data),
+                "steps": [_step(step) for step in steps],
+            }
+        )
     return Answer(value={"sound": good, "statements": found}, lines=lines, good=good)
 
 

@@ -139,7 +139,7 @@ def rights(missing: Sequence[str]) -> Finding:
 
 
 def network(family: str, seen: Mapping[str, bool | None]) -> Finding:
-    """The four observations of the network probes: before, denied, canary, allowed (see `probes`)."""
+    """The observations of the network probes: before, denied, canary, dns, node, allowed (see `probes`)."""
     check = f"NetworkPolicy, {family}"
     if not seen["before"]:
         return Finding(
@@ -162,6 +162,13 @@ def network(family: str, seen: Mapping[str, bool | None]) -> Finding:
             found="half enforced: pods are fenced from each other, the API server stays reachable",
             remedy="the CNI must apply egress policy to traffic to Services and the API server, too",
         )
+    if not seen["dns"]:
+        return Finding(
+            check=check,
+            verdict="fail",
+            found="half enforced: the cluster's name server answers over UDP, which carries data out",
+            remedy="the CNI must apply egress policy to UDP and to node-local name servers, too",
+        )
     if not seen["allowed"]:
         return Finding(
             check=check,
@@ -169,7 +176,15 @@ def network(family: str, seen: Mapping[str, bool | None]) -> Finding:
             found="an allowed connection stays blocked",
             remedy="the CNI does not honour podSelector with a port",
         )
-    return Finding(check=check, verdict="pass", found="enforced: allowed reaches, denied does not, the API server is fenced off")
+    if not seen["node"]:
+        return Finding(
+            check=check,
+            verdict="warn",
+            found="enforced, but a pod reaches its own node, as NetworkPolicy allows: a class with the canary node:10250 is refused",
+            remedy="close pods' way to their node in the CNI, or take that canary out of the SandboxClass, knowing what it leaves open",
+        )
+    found = "enforced: allowed reaches, denied does not, API server, DNS and node are fenced off"
+    return Finding(check=check, verdict="pass", found=found)
 
 
 def skipped(check: str, why: str, remedy: str) -> Finding:

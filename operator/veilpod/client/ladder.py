@@ -6,6 +6,7 @@ from collections.abc import Callable
 from veilpod.core.ids import Address
 from veilpod.core.meeting import Offer
 from veilpod.core.statement import Statement, verify_countersignature, verify_statement
+from veilpod.core.tiers import reaches
 from veilpod.errors import ProtocolViolation
 
 TIERS = (
@@ -24,23 +25,33 @@ class Step:
     text: str
 
 
-def climb(offer: Offer, *, server: Address | None = None, digest: bytes | None = None) -> list[Step]:
-    """Check a statement against what is known of the chain (the server's account, the published digest), step by step."""
-    statement = offer.statement
-    steps = [
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What who checks a statement knows from elsewhere: the chain, the task, a release's notes. None: not checked, and said so."""
+
+    server: Address | None = None
+    digest: bytes | None = None
+    program: str | None = None  # image digest, `sha256:…`
+    agent: str | None = None
+
+
+def climb(offer: Offer, known: Known = Known()) -> list[Step]:
+    """Check a statement step by step."""
+    statement, server = offer.statement, known.server
+    return [
         _checked("signed by the sandbox key that it names", lambda: verify_statement(statement, offer.signature)),
         Step(holds=None, text="countersigned by its server (not checked: give --server)")
         if server is None
         else _checked(f"countersigned by its server {server}", lambda: verify_countersignature(statement, offer.server_signature, server)),
-        Step(holds=None, text="published on chain (not checked: give --digest)")
-        if digest is None
-        else Step(holds=digest == statement.digest, text=f"published on chain as 0x{digest.hex()}"),
+        _same("published on chain", f"0x{statement.digest.hex()}", None if known.digest is None else f"0x{known.digest.hex()}", "--digest"),
+        _same("runs the program", statement.program_image, known.program, "--program"),
+        _same("beside the agent", statement.agent_image, known.agent, "--agent"),
         Step(
             holds=True,
             text=f"states that netguard reached {statement.allowed} and blocked {statement.blocked} addresses before any key existed",
         ),
+        *_tiers(statement),
     ]
-    return [*steps, *_tiers(statement)]
 
 
 def sound(steps: list[Step]) -> bool:
@@ -49,11 +60,26 @@ def sound(steps: list[Step]) -> bool:
 
 
 def _tiers(statement: Statement) -> list[Step]:
-    claimed = [name for name, _, _ in TIERS].index(statement.tier)
     return [
-        Step(holds=number <= claimed, text=f"{name} {title}: {claim}" + ("" if number <= claimed else " — not claimed"))
-        for number, (name, title, claim) in enumerate(TIERS)
+        Step(holds=reaches(statement.rung, name), text=f"{name} {title}: {claim}{_why_not(statement, name)}")
+        for name, title, claim in TIERS
     ]
+
+
+def _why_not(statement: Statement, name: str) -> str:
+    if reaches(statement.rung, name):
+        return ""
+    if name == "T3":
+        return f" — not claimed: no hardware evidence (NoTEE); a verifier would be asked about 0x{statement.report_data.hex()}"
+    if name == "T2" and not statement.host_access_denied:
+        return " — not claimed: its SandboxClass lets the cluster's people in"
+    return " — not claimed: from inside, no kernel was found between the task and its host"
+
+
+def _same(text: str, stated: str, expected: str | None, option: str) -> Step:
+    if expected is None:
+        return Step(holds=None, text=f"{text} {stated} (not checked: give {option})")
+    return Step(holds=stated == expected, text=f"{text} {expected}" + ("" if stated == expected else f": it states {stated}"))
 
 
 def _checked(text: str, check: Callable[[], None]) -> Step:

@@ -3,6 +3,8 @@
     before   no policy        the peer is reachable
     denied   default deny     the peer is not, within the time that netguard would wait
     canary   default deny     the API server is not
+    dns      default deny     the cluster's name server is not, by UDP
+    node     default deny     the pod's own node is not (NetworkPolicy itself leaves that open; most network plugins close it)
     allowed  + one allowance  the peer is again, and the API server still is not
 
 No exec: the dialler's log is its report. For each address family that the pods have.
@@ -22,6 +24,7 @@ from veilpod.errors import ClusterUnavailable
 PORT = 8080
 _START_SECONDS = 180.0  # the image may have to be pulled
 _POLICY_SECONDS = 60.0  # as long as netguard waits
+_SETTLED_SECONDS = 10.0  # for what the same policy has to close, once it is known to be in force
 _REPORT_SECONDS = 30.0
 _FAMILIES = {4: "IPv4", 6: "IPv6"}
 
@@ -49,11 +52,27 @@ def reaches(host, port):
     try:
         socket.create_connection((host, port), 1.0).close()
         return True
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+def asks(host):
+    try:
+        s = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+        s.settimeout(1.0); s.connect((host, 53))
+        s.send(b"\\x76\\x70\\x01\\0\\0\\x01\\0\\0\\0\\0\\0\\0\\0\\0\\x01\\0\\x01"); s.recv(512)
+        return True
+    except ConnectionRefusedError:
+        return True
     except OSError:
         return False
 api = (os.environ["KUBERNETES_SERVICE_HOST"], int(os.environ["KUBERNETES_SERVICE_PORT"]))
+nodes = [ip for ip in os.environ["NODE"].split(",") if ip]
+names = [line.split()[1] for line in open("/etc/resolv.conf") if line.startswith("nameserver")]
 while True:
-    print(json.dumps({"peers": {p: reaches(p, 8080) for p in sys.argv[1:]}, "api": reaches(*api)}), flush=True)
+    report = {"peers": {p: reaches(p, 8080) for p in sys.argv[1:]}, "api": reaches(*api)}
+    report |= {"node": any(reaches(ip, 10250) for ip in nodes), "dns": any(asks(name) for name in names)}
+    print(json.dumps(report), flush=True)
     time.sleep(0.3)
 """
 
@@ -77,6 +96,7 @@ def pod(name: str, image: str, *, command: list[str]) -> dict[str, Any]:
         "name": name,
         "image": image,
         "command": command,
+        "env": [{"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIPs"}}}],
         "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "64Mi"}},
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True},
     }
@@ -96,7 +116,7 @@ def pod(name: str, image: str, *, command: list[str]) -> dict[str, Any]:
 
 async def _observe(kubectl: Kubectl, addresses: dict[int, str]) -> dict[str, dict[str, bool | None]]:
     seen: dict[str, dict[str, bool | None]] = {
-        address: {"before": False, "denied": False, "canary": False, "allowed": False} for address in addresses.values()
+        address: dict.fromkeys(("before", "denied", "canary", "dns", "node", "allowed"), False) for address in addresses.values()
     }
     async with contextlib.aclosing(kubectl.follow_log("dialler")) as reports:
         await _until(reports, seen, "before", lambda report, address: report["peers"][address])
@@ -105,6 +125,8 @@ async def _observe(kubectl: Kubectl, addresses: dict[int, str]) -> dict[str, dic
         if not any(facts["denied"] for facts in seen.values()):
             return seen  # nobody enforces anything here: the rest would only wait
         await _until(reports, seen, "canary", lambda report, address: not report["api"])
+        await _until(reports, seen, "dns", lambda report, address: not report["dns"], seconds=_SETTLED_SECONDS)
+        await _until(reports, seen, "node", lambda report, address: not report["node"], seconds=_SETTLED_SECONDS)
         await _apply(kubectl, _policy("allow-in", {"app": "listener"}, ingress="dialler"))
         await _apply(kubectl, _policy("allow-out", {"app": "dialler"}, egress="listener"))
         await _until(reports, seen, "allowed", lambda report, address: report["peers"][address] and not report["api"])
@@ -112,11 +134,16 @@ async def _observe(kubectl: Kubectl, addresses: dict[int, str]) -> dict[str, dic
 
 
 async def _until(
-    reports: AsyncIterator[str], seen: dict[str, dict[str, bool | None]], what: str, holds: Callable[[dict[str, Any], str], bool]
+    reports: AsyncIterator[str],
+    seen: dict[str, dict[str, bool | None]],
+    what: str,
+    holds: Callable[[dict[str, Any], str], bool],
+    *,
+    seconds: float = _POLICY_SECONDS,
 ) -> None:
     """Read reports until `what` holds for every address, or the time is over. One family's failure does not end the others' observation."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + _POLICY_SECONDS
+    deadline = loop.time() + seconds
     while not all(facts[what] for facts in seen.values()) and loop.time() < deadline:
         try:
             async with asyncio.timeout(_REPORT_SECONDS):

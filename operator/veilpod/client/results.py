@@ -22,6 +22,7 @@ from veilpod.core.ids import TaskId
 from veilpod.core.meeting import Offer, parse_offer, verify_result
 from veilpod.core.sealing import HybridPrivateKey
 from veilpod.core.store_messages import ResultInfo, parse_result_info
+from veilpod.core.task.pods import image_digest
 from veilpod.core.task.spec import decode_spec
 from veilpod.core.typed_data import Domain
 from veilpod.errors import InvalidInput, ProtocolViolation
@@ -127,10 +128,11 @@ def _check_task_key(task: ChainTask, offers: list[Offer]) -> ladder.Step:
 async def _check_statements(task: ChainTask, offers: list[Offer], chain: Chain) -> tuple[tuple[Offer, tuple[ladder.Step, ...]], ...]:
     if len(offers) != len(task.statements):
         raise ProtocolViolation("StatementRefused", "the mailbox does not have every sandbox's statement", party="mailbox")
+    program = image_digest(decode_spec(task.spec).program.image)
     servers = []
     for offer, digest, node in zip(offers, task.statements, task.compute, strict=True):
         owner = (await chain.reader.node(node)).owner
-        steps = ladder.climb(offer, server=owner, digest=digest)
+        steps = ladder.climb(offer, ladder.Known(server=owner, digest=digest, program=program))
         if not ladder.sound(steps):
             failed = next(step.text for step in steps if step.holds is False)
             raise ProtocolViolation("StatementRefused", f"a sandbox's statement does not hold: {failed}", party="mailbox")

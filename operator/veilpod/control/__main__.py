@@ -18,6 +18,7 @@ from veilpod import chain
 from veilpod.control import config as configs
 from veilpod.control import handlers, probes
 from veilpod.control.app import Operator
+from veilpod.control.canaries import of_process as own_canaries
 from veilpod.control.context import Context
 from veilpod.control.events import EventRecorder
 from veilpod.control.metrics import Metrics
@@ -65,8 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def run(config: configs.Config, key: SigningKey) -> None:
     """Run the operator inside kopf's loop. Raises what ended it, if anything did."""
     connection, metrics, keys = discover(), Metrics(), node_keys(key)
-    # A sandbox that could reach our own API server would be none: netguard must find it blocked, whatever else is configured.
-    canaries = (*config.compute.canaries, connection.endpoint)
+    canaries = (*config.compute.canaries, *own_canaries(connection, http_port=config.http_port))
     config = dataclasses.replace(config, compute=dataclasses.replace(config.compute, canaries=canaries))
     cluster = KubeApi(connection)
 

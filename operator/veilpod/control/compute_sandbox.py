@@ -5,8 +5,10 @@ on disk before it leaves.
 """
 
 import logging
+from collections.abc import Iterable
 
 from veilpod.control.agent_links import AgentLinks
+from veilpod.control.canaries import behind_the_api
 from veilpod.control.compute_view import Assignment, View
 from veilpod.control.context import Context
 from veilpod.control.directory import relay_directory
@@ -15,8 +17,10 @@ from veilpod.control.policies import observe_policies
 from veilpod.control.status import together
 from veilpod.core import statement as statements
 from veilpod.core.agent_messages import Configuration, MailboxEntry, NodeKey, Published
+from veilpod.core.canary import parse_canary
 from veilpod.core.canonical import from_hex, to_hex
 from veilpod.core.entities import ChainTask
+from veilpod.core.evidence import NoTee
 from veilpod.core.ids import PodUid
 from veilpod.core.kinds import PODS
 from veilpod.core.onion.directory import RelayEntry, fresh, parse_endpoint, spell_endpoint
@@ -26,10 +30,12 @@ from veilpod.core.task import spec as specs
 from veilpod.core.task.facts import Facts, PodRecord
 from veilpod.core.task.pods import INTENT_ANNOTATION, image_digest, read_pod
 from veilpod.core.task.snapshot import Refusal, ServerSnapshot, Unknown
+from veilpod.core.tiers import reaches
 from veilpod.core.typed_data import Domain, sandbox_key_digest, statements_hash
 from veilpod.errors import ClusterUnavailable, ProtocolViolation, Refused, Transient
 from veilpod.kube import sandbox_pod
 from veilpod.net.control_tls import control_certificate
+from veilpod.ports import Verifier
 
 log = logging.getLogger(__name__)
 _ENDS_SLACK = 240  # seconds behind the task's last deadline by which the kubelet has certainly killed a pod
@@ -39,8 +45,9 @@ _NETGUARD_RELAYS = 5
 class Sandboxes:
     """Makes sandboxes and vouches for them."""
 
-    def __init__(self, context: Context, *, facts: FactsStore, links: AgentLinks, view: View) -> None:
+    def __init__(self, context: Context, *, facts: FactsStore, links: AgentLinks, view: View, verifier: Verifier | None = None) -> None:
         self._context, self._facts, self._links, self._view = context, facts, links, view
+        self._verifier = verifier or NoTee()
         chain = context.config.chain
         self._domain = Domain(chain_id=chain.chain_id, contract=chain.scheduler)
 
@@ -48,9 +55,12 @@ class Sandboxes:
         config, now = self._context.config, int(self._context.clock())
         assert not isinstance(s.task, Unknown)
         assert not isinstance(s.chain_now, Unknown)
-        relays = _guarded(await relay_directory(self._context), port=config.compute.relay_port, now=s.chain_now)
+        directory, behind_api = await together(relay_directory(self._context), behind_the_api(self._context.cluster))
+        relays = _guarded(directory, port=config.compute.relay_port, now=s.chain_now)
         if not relays:
             raise ClusterUnavailable("no relay is listed that a sandbox could prove its fence against", retry_after=5)
+        offered, canaries = _offered(assignment), (*config.compute.canaries, *behind_api)
+        _check_canaries((*canaries, *offered.canaries), relays)
         seconds = max(s.task.terms.report_by - s.chain_now, 1)
         manifest = sandbox_pod.sandbox_pod(
             name=f"sb-{assignment.name.removeprefix('ta-')}-{facts.incarnation}",
@@ -60,11 +70,11 @@ class Sandboxes:
                 name=assignment.name, task=assignment.task, index=assignment.index, incarnation=facts.incarnation
             ),
             spec=honoured(assignment),
-            sandbox_class=_offered(assignment),
+            sandbox_class=offered,
             agent_image=config.images["agent"],
             operator_cert=control_certificate(self._context.node_keys.control),
             relay_endpoints=relays,
-            canaries=config.compute.canaries,
+            canaries=canaries,
             deadline_seconds=seconds,
         )
         manifest["metadata"].setdefault("annotations", {})[INTENT_ANNOTATION] = facts.nonce
@@ -126,6 +136,7 @@ class Sandboxes:
             stores=tuple(NodeKey(node=store.id, owner=store.owner, onion_key=store.onion_key) for store in stores),
             policy_hash=policies.digest,
             tier=offered.tier,
+            host_access_denied=offered.deny_host_access,
             agent_image=image_digest(config.images["agent"]),
             program_image=image_digest(spec.program.image),
             nonce=statement_nonce(task=task.id, pod_uid=uid, incarnation=facts.incarnation, server=self._context.writer.address),
@@ -139,6 +150,7 @@ class Sandboxes:
         statement = parse_statement(answer.get("statement"), party="agent")
         verify_statement(statement, from_hex(answer.get("signature", ""), 65), party="agent")
         await self._check_statement(assignment, statement, facts, uid, link.tls_key)
+        verdict = await self._verifier.verify(report_data=statement.report_data, evidence=from_hex(answer.get("evidence", "0x")))
 
         # One pod, one statement: it is on disk before our signature makes it worth something.
         if facts.statement and facts.statement != statement.digest:
@@ -149,6 +161,7 @@ class Sandboxes:
             signer=statement.signing_key,
             tls_key=statement.tls_key,
             policies=statement.policy_hash,
+            verdict=verdict,
         )
         await link.call("offer", serverSignature=to_hex(statements.countersign(statement, self._context.key)))
         self._facts.change(name, offered=True)
@@ -172,7 +185,8 @@ class Sandboxes:
             ("programImage", statement.program_image, image_digest(spec.program.image)),
             ("tlsKey", statement.tls_key, tls_key),
             ("policyHash", statement.policy_hash, policies.digest),
-            ("tier", statement.tier, offered.tier),
+            ("tier", reaches(statement.tier, offered.tier), True),
+            ("hostAccessDenied", statement.host_access_denied, offered.deny_host_access),
             ("nonce", statement.nonce, nonce),
         )
         wrong = [field for field, said_value, true_value in said if said_value != true_value]
@@ -212,6 +226,15 @@ def _guarded(relays: tuple[RelayEntry, ...], *, port: int, now: int) -> tuple[st
     usable = [relay for relay in relays if relay.port == port and fresh(relay, now)]
     newest = sorted(usable, key=lambda relay: relay.updated_at, reverse=True)[:_NETGUARD_RELAYS]
     return tuple(spell_endpoint(relay.host, relay.port) for relay in newest)
+
+
+def _check_canaries(canaries: Iterable[str], relays: Iterable[str]) -> None:
+    """Raise Refused when something must be reachable and must not be: no fence could ever satisfy both."""
+    if both := {parse_canary(text).spell() for text in canaries} & set(relays):
+        raise Refused(
+            "ImpossibleCanary",
+            f"{len(both)} of the canaries are relays that sandboxes may dial: correct the SandboxClass or compute.canaries",
+        )
 
 
 def honoured(assignment: Assignment) -> specs.TaskSpec:

@@ -9,7 +9,7 @@ from veilpod.control.channel_desk import ChannelDesk, Line
 from veilpod.control.context import Context
 from veilpod.control.directory import relay_trouble
 from veilpod.control.facts_store import FactsStore, Remembered
-from veilpod.control.policies import observe_policies
+from veilpod.control.fences import Fences
 from veilpod.control.recent import Recent
 from veilpod.control.status import has_finalizer, is_deleting, seen, together, true_since
 from veilpod.core.canonical import from_hex, keccak256
@@ -25,7 +25,7 @@ from veilpod.core.task import spec as specs
 from veilpod.core.task.conditions import Type
 from veilpod.core.task.facts import Facts
 from veilpod.core.task.pods import read_pod
-from veilpod.core.task.snapshot import ChannelSeen, ChannelSnapshot, PodSeen, Policies, Refusal, Seen, ServerSnapshot, Unknown
+from veilpod.core.task.snapshot import ChannelSeen, ChannelSnapshot, PodSeen, Refusal, Seen, ServerSnapshot, Unknown
 from veilpod.core.typed_data import Domain
 from veilpod.errors import ChainUnavailable, InvalidInput, ProtocolViolation, Refused, Transient
 
@@ -33,7 +33,6 @@ ASSIGNMENT_LABEL = "veilpod.dev/assignment"
 CHANNEL_LABEL = "veilpod.dev/channel"
 # Without an object nothing of ours was sent: the object comes first.
 NEVER_OPENED = ChainChannel(id=ChannelId(b""), phase=ChannelPhase.NONE, epoch=0, sequence=0, deadline=0, balance_a=0, balance_b=0)
-POLICIES_SECONDS = 2.0
 CLASSES_SECONDS = 10.0
 
 
@@ -73,7 +72,7 @@ class View:
         self._owners: dict[TaskId, tuple[Address, ...]] = {}
         self._settling: dict[str, int] = {}
         self._addresses: dict[PodUid, str] = {}
-        self._policies: Recent[Policies] = Recent(POLICIES_SECONDS)
+        self.fences = Fences(context)
         self._classes: Recent[SandboxClass] = Recent(CLASSES_SECONDS)
         self.domain = Domain(chain_id=context.config.chain.chain_id, contract=context.config.chain.channels)
 
@@ -108,7 +107,7 @@ class View:
             seen(self._context.reader.task(assignment.task)),
             seen(self._context.reader.now()),
             seen(self.pods(assignment.name, facts)),
-            seen(self._policies.get(deny, lambda: observe_policies(self._context, deny_host_access=deny))),
+            seen(self.fences.get(deny_host_access=deny)),
         )
         channels = await self._channels(assignment, desk)
         facts = self._facts.begin(assignment.name, assignment.task, assignment.index)  # events may have come while we were asking

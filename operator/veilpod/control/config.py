@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from veilpod.core.canary import possible_canary
 from veilpod.core.ids import Address
 from veilpod.core.keys import parse_address
 from veilpod.errors import InvalidInput, ProtocolViolation
@@ -44,7 +45,7 @@ class ComputeConfig:
     capacity: int = 4  # sandboxes at a time
     stake: int = 0  # wei kept deposited in TaskScheduler
     relay_port: int = 9001  # the one port a sandbox may dial, on relays
-    canaries: tuple[str, ...] = ()  # "ip:port" that netguard must find blocked; the SandboxClass may add more
+    canaries: tuple[str, ...] = ()  # as `core.canary` spells them: netguard must find them blocked; the SandboxClass may add more
     watchtowers: tuple[WatchtowerConfig, ...] = ()
     assets: tuple[Address, ...] = ()  # ERC-20 tokens that it is paid in, beside the chain's coin
 
@@ -102,7 +103,7 @@ def parse(document: Any) -> Config:
             capacity=compute.number("capacity", 4),
             stake=compute.number("stake", 0),
             relay_port=compute.number("relayPort", 9001),
-            canaries=tuple(compute.strings("canaries", ())),
+            canaries=tuple(possible_canary(text).spell() for text in compute.strings("canaries", ())),
             watchtowers=tuple(_watchtower(item) for item in compute.items("watchtowers")),
             assets=tuple(_account(item, "compute.assets") for item in compute.strings("assets", ())),
         ),

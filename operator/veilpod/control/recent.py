@@ -18,6 +18,13 @@ class Recent(Generic[T]):
         self._known: dict[object, tuple[float, T]] = {}
         self._turns: dict[object, asyncio.Lock] = {}
 
+    async def renew(self, question: object, ask: Callable[[], Awaitable[T]]) -> T:
+        """The answer of now, remembered for who asks next."""
+        async with self._turns.setdefault(question, asyncio.Lock()):
+            answer = await ask()
+            self._known[question] = (asyncio.get_running_loop().time(), answer)
+            return answer
+
     async def get(self, question: object, ask: Callable[[], Awaitable[T]]) -> T:
         """The answer, at most `seconds` old."""
         async with self._turns.setdefault(question, asyncio.Lock()):

@@ -14,8 +14,8 @@ from veilpod.core.keys import SIGNATURE_BYTES, SigningKey, recover
 from veilpod.core.meeting import FAILURES, MAX_SERVERS
 from veilpod.core.onion.directory import RelayEntry, parse_endpoint, spell_endpoint
 from veilpod.core.onion.trouble import TROUBLES
-from veilpod.core.statement import TIERS
 from veilpod.core.task.spec import TaskSpec, decode_spec
+from veilpod.core.tiers import OBSERVABLE
 from veilpod.core.typed_data import Domain
 from veilpod.errors import ProtocolViolation
 
@@ -58,7 +58,8 @@ class Configuration:
     mailbox: MailboxEntry
     stores: tuple[NodeKey, ...]
     policy_hash: bytes
-    tier: str
+    tier: str  # that the SandboxClass promises
+    host_access_denied: bool
     agent_image: str
     program_image: str
     nonce: bytes
@@ -85,6 +86,7 @@ class Configuration:
             ],
             "policyHash": to_hex(self.policy_hash),
             "tier": self.tier,
+            "hostAccessDenied": self.host_access_denied,
             "images": {"agent": self.agent_image, "program": self.program_image},
             "nonce": to_hex(self.nonce),
             "domain": {"chainId": self.domain.chain_id, "contract": to_hex(address_bytes(self.domain.contract))},
@@ -107,7 +109,8 @@ def parse_configuration(value: Any) -> Configuration:
         mailbox=_mailbox(fields.fields("mailbox")),
         stores=tuple(_store(item) for item in fields.items("stores", maximum=256)),
         policy_hash=fields.data("policyHash", 32),
-        tier=fields.choice("tier", TIERS),
+        tier=fields.choice("tier", frozenset(OBSERVABLE)),
+        host_access_denied=fields.flag("hostAccessDenied"),
         agent_image=images.text("agent", maximum=71),
         program_image=images.text("program", maximum=71),
         nonce=fields.data("nonce", 32),

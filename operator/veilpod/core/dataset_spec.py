@@ -15,9 +15,8 @@ from veilpod.core.ids import Address, NodeId, ResourceId
 from veilpod.core.keys import parse_address
 from veilpod.core.statement import Statement
 from veilpod.core.task.spec import Input, TaskSpec
+from veilpod.core.tiers import reaches
 from veilpod.errors import InvalidInput, ProtocolViolation, Refused
-
-_TIERS = ("T0", "T1", "T2", "T3")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,8 +111,8 @@ def _judge_sandbox(statement: Statement, *, item: Input, task: ChainTask, progra
         raise Refused("StatementRefused", "the sandbox's statement is not the one on chain")
     if statement.program_image != program:
         raise Refused("ProgramRefused", "the sandbox runs another program than the task names")
-    if _TIERS.index(statement.tier) < _TIERS.index(min_tier):
-        raise Refused("TierTooLow", f"the data set asks for {min_tier}, the sandbox is {statement.tier}")
+    if not reaches(statement.rung, min_tier):
+        raise Refused("TierTooLow", f"the data set asks for {min_tier}, the sandbox is {statement.rung}")
 
 
 def _digest(text: str) -> bytes:

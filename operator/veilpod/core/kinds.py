@@ -37,6 +37,7 @@ NAMESPACES = Kind(group="", version="v1", plural="namespaces", name="Namespace",
 CONFIG_MAPS = Kind(group="", version="v1", plural="configmaps", name="ConfigMap")
 DEPLOYMENTS = Kind(group="apps", version="v1", plural="deployments", name="Deployment")
 STATEFUL_SETS = Kind(group="apps", version="v1", plural="statefulsets", name="StatefulSet")
+ENDPOINT_SLICES = Kind(group="discovery.k8s.io", version="v1", plural="endpointslices", name="EndpointSlice")
 NETWORK_POLICIES = Kind(group="networking.k8s.io", version="v1", plural="networkpolicies", name="NetworkPolicy")
 POD_DISRUPTION_BUDGETS = Kind(group="policy", version="v1", plural="poddisruptionbudgets", name="PodDisruptionBudget")
 EVENTS = Kind(group="events.k8s.io", version="v1", plural="events", name="Event")

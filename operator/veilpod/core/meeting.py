@@ -29,6 +29,7 @@ NOTE_EVENTS = frozenset({"InputsDelivered", "InputsVerified", "Computed", "Resul
 FAILURES = TROUBLES | frozenset(
     {
         "NetguardRefused",
+        "RuntimeMismatch",
         "InputRefused",
         "InputTimeout",
         "MeetingTimeout",

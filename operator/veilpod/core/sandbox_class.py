@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from veilpod.core.canary import possible_canary
 from veilpod.core.task.manifest import to_bytes
 from veilpod.core.task.spec import TaskSpec
 from veilpod.errors import InvalidInput, Refused
@@ -14,7 +15,7 @@ _CPU = re.compile(r"^([0-9]+)(m?)$")
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxClass:
-    """`cpu` (the most for a program) and `agent_cpu` (what the agent gets beside it) in millis; sizes in bytes; `canaries` are ip:port."""
+    """`cpu` (most for a program), `agent_cpu` (what the agent gets beside it) in millis; sizes in bytes; `canaries` as in `core.canary`."""
 
     name: str
     tier: str = "T0"
@@ -30,7 +31,7 @@ class SandboxClass:
 
 
 def parse_sandbox_class(manifest: Mapping[str, Any]) -> SandboxClass:
-    """Read a SandboxClass as the API server gives it. Raises InvalidInput("InvalidSandboxClass")."""
+    """Read a SandboxClass as the API server gives it. Raises InvalidInput("InvalidSandboxClass" or "ImpossibleCanary")."""
     try:
         spec = manifest["spec"]
         limits = spec.get("limits", {})
@@ -42,7 +43,7 @@ def parse_sandbox_class(manifest: Mapping[str, Any]) -> SandboxClass:
             agent_cpu=to_millis(spec.get("agent", {}).get("cpu", "200m")),
             memory=to_bytes(limits.get("memory", "8Gi")),
             scratch=to_bytes(limits.get("scratch", "1Gi")),
-            canaries=tuple(spec.get("canaries", ())),
+            canaries=tuple(possible_canary(text).spell() for text in spec.get("canaries", ())),
             deny_host_access=bool(spec.get("denyHostAccess", True)),
             user_namespaces=spec.get("userNamespaces", "Never") == "WhenSupported",
             grace_seconds=int(spec.get("terminationGracePeriodSeconds", 10)),

@@ -16,11 +16,11 @@ from veilpod.core.fields import Fields, address_bytes
 from veilpod.core.ids import Address, PodUid, ServerIndex, TaskId
 from veilpod.core.keys import SigningKey, recover
 from veilpod.core.sealing import HYBRID_PUBLIC_BYTES
+from veilpod.core.tiers import OBSERVABLE, rung
 from veilpod.errors import ProtocolViolation
 
 STATEMENT_TAG = "veilpod.statement.v1"
 SERVER_TAG = "veilpod.server.v1"
-TIERS = frozenset({"T0", "T1"})
 _MAX_SERVERS = 16
 
 
@@ -39,7 +39,8 @@ class Statement:
     signing_key: Address
     tls_key: bytes  # SHA-256 of the control stream's SPKI
     policy_hash: bytes
-    tier: str
+    tier: str  # observed from inside
+    host_access_denied: bool  # the class denies it, and its server saw the policies that do in force
     allowed: int  # peers that netguard reached
     blocked: int  # canaries that it did not
     nonce: bytes
@@ -60,6 +61,7 @@ class Statement:
             "tlsKey": to_hex(self.tls_key),
             "policyHash": to_hex(self.policy_hash),
             "tier": self.tier,
+            "hostAccessDenied": self.host_access_denied,
             "netguard": {"allowed": self.allowed, "blocked": self.blocked},
             "nonce": to_hex(self.nonce),
         }
@@ -68,6 +70,11 @@ class Statement:
     def digest(self) -> bytes:
         """What is signed, countersigned and kept on chain. 32 bytes."""
         return tagged_digest(STATEMENT_TAG, self.document())
+
+    @property
+    def rung(self) -> str:
+        """How high it climbs on the claim ladder. T3 is not stated: a verifier says it."""
+        return rung(self.tier, host_access_denied=self.host_access_denied)
 
     @property
     def report_data(self) -> bytes:
@@ -93,7 +100,8 @@ def parse_statement(value: Any, *, party: str = "") -> Statement:
         signing_key=fields.address("signingKey"),
         tls_key=fields.data("tlsKey", 32),
         policy_hash=fields.data("policyHash", 32),
-        tier=fields.choice("tier", TIERS),
+        tier=fields.choice("tier", frozenset(OBSERVABLE)),
+        host_access_denied=fields.flag("hostAccessDenied"),
         # A sandbox whose isolation nobody observed has no statement.
         allowed=netguard.integer("allowed", minimum=1, maximum=1 << 16),
         blocked=netguard.integer("blocked", minimum=1, maximum=1 << 16),

@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from veilpod.core.canary import NODE, parse_canary
 from veilpod.core.canonical import to_hex
 from veilpod.core.ids import ServerIndex, TaskId
 from veilpod.core.sandbox_class import SandboxClass, to_millis
@@ -61,11 +62,11 @@ def sandbox_pod(
 ) -> dict[str, Any]:
     """Build the pod.
 
-    `relay_endpoints` and `canaries` are ip:port, for netguard; the class's canaries are added. `deadline_seconds` is the time until the
-    task's last deadline. `user_namespaces_supported`: the node advertises them for this runtime. Raises
-    InvalidInput for an image without digest, or when netguard would have nothing to prove.
+    `relay_endpoints` are ip:port and `canaries` as `core.canary` reads them, for netguard; the class's canaries are added.
+    `deadline_seconds` is the time until the task's last deadline. `user_namespaces_supported`: the node advertises them for this
+    runtime. Raises InvalidInput for an image without digest, a canary that is none, or when netguard would have nothing to prove.
     """
-    every_canary = tuple(dict.fromkeys([*canaries, *sandbox_class.canaries]))
+    every_canary = tuple(dict.fromkeys(parse_canary(text).spell() for text in [*canaries, *sandbox_class.canaries]))
     if not relay_endpoints or not every_canary:
         raise InvalidInput("NothingToProve", "netguard needs at least one relay that answers and one canary that must not")
     sizes = _Sizes.of(spec, assignment.index, sandbox_class)
@@ -158,7 +159,7 @@ class _Sizes:
 
 
 def _netguard(image: str, guard: Sequence[str], sizes: _Sizes, pull_policy: str) -> dict[str, Any]:
-    return {**_container("netguard", image, pull_policy, **sizes.guard), "args": ["netguard", *guard]}
+    return {**_container("netguard", image, pull_policy, **sizes.guard), "args": ["netguard", *guard], **_told_its_node(guard)}
 
 
 def _agent(
@@ -176,10 +177,10 @@ def _agent(
         f"--control=0.0.0.0:{CONTROL_PORT}",
         f"--ready=0.0.0.0:{READY_PORT}",
     ]
-    runtime = [f"--runtime={offered.runtime_class}"] if offered.runtime_class else []
     return {
         **_container("agent", image, pull_policy, cpu=sizes.agent_cpu, memory=sizes.agent_memory),
-        "args": ["run", *own, *runtime, *guard],
+        "args": ["run", *own, *guard],
+        **_told_its_node(guard),
         "restartPolicy": "Always",  # a native sidecar; a marker in the volume `life` keeps a second life from beginning
         "ports": [{"name": "control", "containerPort": CONTROL_PORT, "protocol": "TCP"}],
         # P17. A failed startup probe would restart the container, so it is allowed to fail until the pod's own deadline.
@@ -225,6 +226,13 @@ def _program(spec: TaskSpec, assignment: Assignment, sizes: _Sizes, pull_policy:
     }
 
 
+def _told_its_node(guard: Sequence[str]) -> dict[str, Any]:
+    """P12: the address of the pod's own node, for who has to find it out of reach. Kubernetes gives it as an environment variable only."""
+    if not any(parse_canary(text).host == NODE for text in guard[guard.index("--canary") + 1 :]):
+        return {}
+    return {"env": [{"name": "VEILPOD_NODE", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.hostIPs"}}}]}
+
+
 def _seal(image: str, sizes: _Sizes, pull_policy: str) -> dict[str, Any]:
     return {**_container("seal", image, pull_policy, **sizes.seal), "args": ["seal"]}
 
@@ -259,7 +267,7 @@ def _volumes(sizes: _Sizes) -> list[dict[str, Any]]:
     volumes: list[dict[str, Any]] = [
         {"name": name, "emptyDir": {"medium": "Memory", "sizeLimit": str(size)}} for name, size in memory.items()
     ]
-    # P12: the one thing that the pod learns about itself, as a file.
+    # P12: the one thing that the pod learns about itself as a file.
     uid = {"path": "uid", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.uid"}}
     return [*volumes, {"name": "pod", "downwardAPI": {"items": [uid]}}]
 

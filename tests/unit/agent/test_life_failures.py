@@ -20,7 +20,8 @@ from tests.support.sandbox_net import (
     star,
 )
 
-from veilpod.agent import peers, seal
+from veilpod.agent import peers, probe, seal
+from veilpod.core.canary import Canary
 from veilpod.core.ids import PodUid
 from veilpod.core.keys import SigningKey
 from veilpod.core.task import spec
@@ -61,6 +62,16 @@ async def test_no_key_exists_while_the_fence_is_down(world: World) -> None:
     assert nothing.value.reason == "NoKeys"
 
 
+async def test_no_key_exists_on_another_kernel_than_was_promised(world: World) -> None:
+    await world.start(solo())
+    [sandbox] = world.sandboxes
+    arguments = sandbox.configuration([sandbox.chain_key], world.mailbox.directory, world.mailbox.service.listener.port)
+    await sandbox.link.call("configure", **dataclasses.replace(arguments, tier="T1").document())
+    assert await sandbox.until("failed") == {"code": "RuntimeMismatch", "fatal": True}
+    assert sandbox.service.life.identity is None
+    assert "netguard" not in sandbox.events
+
+
 async def test_a_fence_that_falls_ends_the_program(world: World) -> None:
     await world.start(solo())
     [sandbox] = world.sandboxes
@@ -71,6 +82,24 @@ async def test_a_fence_that_falls_ends_the_program(world: World) -> None:
     assert (await sandbox.until("failed"))["code"] == "NetguardRefused"
     assert (await sandbox.until("exited"))["how"] == "Stopped"
     assert "result" not in sandbox.events
+
+
+async def test_a_fence_that_cannot_be_looked_at_any_more_ends_the_program_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await world.start(solo())
+    [sandbox] = world.sandboxes
+    await world.meet()
+    await sandbox.start_program(SLEEP)
+    await sandbox.until("started")
+    looks = 0
+
+    async def blind(place: Canary, seconds: float) -> str:
+        nonlocal looks
+        looks += place == world.fence.canary
+        return "unknown"
+
+    monkeypatch.setattr(probe, "look", blind)
+    assert (await sandbox.until("failed"))["code"] == "NetguardRefused"
+    assert looks == 3  # for a moment it is neither blocked nor open
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ def build(**changes: Any) -> dict[str, Any]:
 
 POD = build()
 BODY = POD["spec"]
+ON_NODE = build(canaries=["node:10250", "udp://198.19.0.10:53"])["spec"]
 CONTAINERS = [*BODY["initContainers"], *BODY["containers"]]
 NETGUARD, AGENT_CONTAINER, PROGRAM, SEAL = CONTAINERS
 
@@ -122,11 +123,10 @@ def test_p9_user_namespaces_are_asked_for_only_where_class_and_node_have_them() 
     assert build(sandbox_class=willing, user_namespaces_supported=True)["spec"]["hostUsers"] is False
 
 
-def test_p10_the_runtime_is_the_classs_and_the_agent_looks_for_it() -> None:
+def test_p10_the_runtime_is_the_classs() -> None:
     assert "runtimeClassName" not in BODY
     gvisor = build(sandbox_class=dataclasses.replace(CLASS, runtime_class="gvisor", tier="T1"))["spec"]
     assert gvisor["runtimeClassName"] == "gvisor"
-    assert "--runtime=gvisor" in gvisor["initContainers"][1]["args"]
 
 
 @pytest.mark.parametrize("image", ["registry.example/agent:latest", "registry.example/agent@sha256:12", "agent"])
@@ -138,8 +138,16 @@ def test_p11_an_image_without_a_digest_is_refused(image: str) -> None:
 
 def test_p12_the_environment_holds_plain_public_values_and_the_uid_is_a_file() -> None:
     assert not every_key(POD) & {"valueFrom", "envFrom"}
+    assert "envFrom" not in every_key(ON_NODE)
     items = [item for volume in BODY["volumes"] for item in volume.get("downwardAPI", {}).get("items", [])]
     assert [item["fieldRef"]["fieldPath"] for item in items] == ["metadata.uid"]
+
+
+def test_p12_who_must_find_the_node_out_of_reach_is_told_where_it_is_and_nobody_else() -> None:
+    told = {item["name"] for item in [*ON_NODE["initContainers"], *ON_NODE["containers"]] if "valueFrom" in every_key(item)}
+    assert told == {"netguard", "agent"}
+    paths = {item["valueFrom"]["fieldRef"]["fieldPath"] for each in ON_NODE["initContainers"][:2] for item in each["env"]}
+    assert paths == {"status.hostIPs"}
 
 
 def test_p13_no_log_becomes_a_termination_message() -> None:
@@ -217,6 +225,7 @@ def test_netguard_and_agent_watch_the_same_fence() -> None:
     assert NETGUARD["args"] == ["netguard", *guard]
     assert AGENT_CONTAINER["args"][-len(guard) :] == guard
     assert base64.b64encode(b"certificate").decode() in AGENT_CONTAINER["args"]
+    assert ON_NODE["initContainers"][0]["args"][-4:] == ["--canary", "node:10250", "udp://198.19.0.10:53", "169.254.169.254:80"]
     for nothing in ({"relay_endpoints": []}, {"canaries": [], "sandbox_class": dataclasses.replace(CLASS, canaries=())}):
         with pytest.raises(InvalidInput):
             build(**nothing)
@@ -280,3 +289,6 @@ def test_the_class_is_read_as_the_api_server_gives_it_and_bounds_the_task() -> N
         check_fits(SPEC, dataclasses.replace(made, memory=1 << 20))
     with pytest.raises(InvalidInput):
         parse_sandbox_class({"metadata": {"name": "x"}, "spec": {}})
+    with pytest.raises(InvalidInput) as impossible:
+        parse_sandbox_class({"metadata": {"name": "x"}, "spec": {"tier": "T0", "canaries": ["127.0.0.1:80"]}})
+    assert impossible.value.reason == "ImpossibleCanary"

@@ -90,6 +90,7 @@ class ComputeRole:
                 self._of_task[known.task] = name
         self._context.tasks.start("compute.heartbeat", lambda: keep_alive(self._context, node))
         self._context.tasks.start("compute.pods", self._watch_pods)
+        self._context.tasks.start("compute.fences", lambda: self._view.fences.watch(self._living, self._wake))
         self._context.tasks.start("compute.channels", self._desk.repeat)
         for number, lane in enumerate(self._towers.lanes):
             self._context.tasks.start(f"compute.watchtower.{number}", lane.run)
@@ -236,7 +237,11 @@ class ComputeRole:
             },
         )
         if not isinstance(s.pods, Unknown):
-            self._context.metrics.sandboxes.set(sum(1 for name in self._facts.names() if self._lives(name)))
+            self._context.metrics.sandboxes.set(len(self._living()))
+
+    def _living(self) -> list[str]:
+        """Assignments with a sandbox."""
+        return [name for name in self._facts.names() if self._lives(name)]
 
     def _lives(self, name: str) -> bool:
         known = self._facts.find(name)

@@ -34,6 +34,9 @@ class Type(enum.StrEnum):
     FAILED = "Failed"  # the one negative type: True with the failure's code
 
 
+NOT_PROMISED = "NotPromised"  # HostAccessDenied is False because the SandboxClass never said otherwise
+
+
 class Status(enum.StrEnum):
     """Unknown is not False."""
 
@@ -140,10 +143,14 @@ def _keep_lawful(by_type: dict[Type, Condition], before: Mapping[Type, Condition
         old, new = before.get(kind), by_type.get(kind)
         if new is None or new.status is not Status.TRUE or (old and old.status is Status.TRUE):
             continue
-        missing = [other for other in others if other in by_type and by_type[other].status is not Status.TRUE]
+        missing = [other for other in others if other in by_type and not _holds(by_type[other])]
         if missing:
             held = dataclasses.replace(new, status=Status.UNKNOWN, reason="Waiting", message=f"{missing[0]} is not True")
             by_type[kind] = dataclasses.replace(held, since=old.since) if old and old.status is Status.UNKNOWN else held
+
+
+def _holds(condition: Condition) -> bool:
+    return condition.status is Status.TRUE or (condition.type is Type.HOST_ACCESS_DENIED and condition.reason == NOT_PROMISED)
 
 
 def is_true(conditions: Iterable[Condition], kind: Type) -> bool:

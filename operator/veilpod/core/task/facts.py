@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from veilpod.core.canonical import from_hex, to_hex
+from veilpod.core.evidence import NO_TEE, Verdict
 from veilpod.core.ids import Address, PodUid
 from veilpod.core.keys import parse_address
 
@@ -82,6 +83,7 @@ class Facts:
     signer: str = ""  # address of the sandbox key that it names
     tls_key: bytes = b""  # of the agent's end of the control stream, as the statement names it
     policies: bytes = b""  # hash of the fences that the statement attests
+    verdict: Verdict = NO_TEE  # what a verifier says of the hardware beneath the statement
     offered: bool = False  # the agent has our countersignature
     accepted_key: bytes = b""  # digest of the SandboxKey that was signed: one per task, for ever
     handed: bool = False  # the agent has the published descriptors
@@ -128,6 +130,7 @@ def parse_facts(document: Mapping[str, Any]) -> Facts:
         zeroise_proof=from_hex(document["zeroise_proof"]),
         accepted_key=from_hex(document["accepted_key"]),
         failure=Failure(**failure) if failure else None,
+        verdict=Verdict(**document["verdict"]),
         agent=AgentSeen(
             **agent,
             traffic=tuple((peer, sent, received) for peer, sent, received in traffic),

@@ -4,6 +4,12 @@ from veilpod.core.task.facts import Failure
 
 FAILURES = {
     "NetguardRefused": "a server's cluster does not enforce NetworkPolicy; its owner runs `veilpod doctor`",
+    "PolicyMissing": "the cluster's admin upgrades Veilpod's cluster release, the server's owner its own: both put back what they install",
+    "PolicyChanged": "somebody edited a policy around running sandboxes: look at the audit log, then upgrade the release that owns it",
+    "ImpossibleCanary": "a SandboxClass or compute.canaries names an address that every sandbox, or none, reaches: correct it",
+    "RuntimeClassMissing": "install the runtime with its RuntimeClass on that server's cluster, or name another SandboxClass",
+    "ClassNotOffered": "that server's cluster has no SandboxClass of this name: create it there, or name another one in the task",
+    "RuntimeMismatch": "a sandbox ran on another kernel than its SandboxClass promises: that server's admin mends its RuntimeClass",
     "InputRefused": "a store or its policy refused an input: look at the Dataset's policy, digest and events at its owner",
     "InputTimeout": "an input did not arrive: is its Dataset Ready, are there enough relays, is deadlines.inputs long enough?",
     "MeetingTimeout": "the sandboxes did not all report in time: more relays, or a longer deadlines.inputs",

@@ -8,20 +8,21 @@ dead chain does not keep a sandbox alive, a dead cluster does not keep a channel
 from veilpod.core.entities import ChainTask, ChannelPhase, TaskPhase
 from veilpod.core.task import plan as do
 from veilpod.core.task import teardown
-from veilpod.core.task.conditions import Status, Type, no, unknown, yes
+from veilpod.core.task.conditions import NOT_PROMISED, Status, Type, no, unknown, yes
 from veilpod.core.task.facts import Failure
 from veilpod.core.task.plan import Draft, Plan
 from veilpod.core.task.remedies import failed_message, remedy
 from veilpod.core.task.snapshot import PodSeen, Refusal, ServerSnapshot, Unknown
 
 MAX_INCARNATIONS = 3
-FENCE_SECONDS = 30  # how often the fences around a living sandbox are looked at, whatever happens
+FENCE_SECONDS = 30  # how often an assignment is looked at whatever happens; that a fence fell is told within seconds (`control.fences`)
 
 
 def decide_assignment(s: ServerSnapshot, now: float) -> Plan:
     """Decide what a computing server's operator does. `now`: unix seconds, for patience only; deadlines are in the chain's time."""
     draft = Draft(failure=s.facts.failure)
-    draft.claim(Type.ATTESTED, no("NoTEE", "no hardware evidence: this server's host is inside the trust base"))
+    verdict = s.facts.verdict
+    draft.claim(Type.ATTESTED, (yes if verdict.attested else no)(verdict.reason, verdict.message))
     if not s.finalizer and not s.deleting:
         return draft.do(do.AddFinalizer()).plan()
 
@@ -246,7 +247,10 @@ def _progress(draft: Draft, s: ServerSnapshot) -> None:
     if isinstance(s.policies, Unknown):
         draft.claim(Type.HOST_ACCESS_DENIED, unknown(s.policies.why))
     elif s.policies.missing:
-        draft.claim(Type.HOST_ACCESS_DENIED, no("PolicyMissing", f"not in force: {', '.join(s.policies.missing)}"))
+        why = f"not in force: {', '.join(s.policies.missing)}; what to do: {remedy('PolicyMissing')}"
+        draft.claim(Type.HOST_ACCESS_DENIED, no("PolicyMissing", why))
+    elif not s.policies.host_access_denied:
+        draft.claim(Type.HOST_ACCESS_DENIED, no(NOT_PROMISED, "this SandboxClass lets the cluster's people into its sandboxes"))
     else:
         draft.claim(Type.HOST_ACCESS_DENIED, yes("PoliciesInForce"))
     steps: tuple[tuple[Type, bool, str, str], ...] = (

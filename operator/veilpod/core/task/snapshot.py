@@ -130,10 +130,11 @@ class ChannelSeen:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Policies:
-    """The fences in force, as a hash over what the API server holds. `missing` names what should be there and is not."""
+    """The fences in force, as a hash over what the API server holds. `missing`: what is not there, or opens what others close."""
 
     digest: bytes
     missing: tuple[str, ...] = ()
+    host_access_denied: bool = True  # the SandboxClass promises it, and who gets in is part of what was looked at
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

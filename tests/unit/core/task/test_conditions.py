@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from veilpod.core.task.conditions import STICKY, Status, Type, is_true, merge, no, parse, phase, unknown, yes
+from veilpod.core.task.conditions import NOT_PROMISED, STICKY, Claim, Status, Type, is_true, merge, no, parse, phase, unknown, yes
 
 claims = st.dictionaries(st.sampled_from(list(Type)), st.sampled_from([yes("A"), no("B"), unknown("C")]), max_size=6)
 
@@ -37,6 +37,15 @@ def test_under_any_claims_the_law_holds(history) -> None:
         if is_true(standing, Type.KEY_PUBLISHED) and not is_true(before, Type.KEY_PUBLISHED):
             for other in (Type.NETWORK_ISOLATED, Type.HOST_ACCESS_DENIED):
                 assert other not in known or known[other].status is Status.TRUE
+
+
+def test_a_class_that_never_promised_to_shut_the_host_out_does_not_hold_the_key_back() -> None:
+    def published(claim: Claim) -> bool:
+        claims = {Type.NETWORK_ISOLATED: yes("R"), Type.HOST_ACCESS_DENIED: claim, Type.KEY_PUBLISHED: yes("R")}
+        return is_true(merge((), claims, now=0, generation=1), Type.KEY_PUBLISHED)
+
+    assert published(no(NOT_PROMISED))
+    assert not published(no("PolicyMissing"))
 
 
 def test_the_phase_is_computed() -> None:
