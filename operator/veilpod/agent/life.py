@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from veilpod.agent import delivery, identity, meeting, netguard, state
+from veilpod.agent import confinement, delivery, identity, meeting, netguard, state
 from veilpod.agent.identity import Identity
 from veilpod.agent.inputs import Inputs
 from veilpod.agent.link import Hooks
@@ -111,7 +111,8 @@ class Life:
         deadlines = configuration.spec.deadlines
         self._reach(Phase.CONFIGURED)
 
-        # No key exists before the fence was seen to hold.
+        # No key exists where the program could speak for itself, nor before the fence was seen to hold.
+        confinement.check(configuration.spec.topology.ports)
         own = await self._be_born(configuration)
         onion, mailbox = self._connect(configuration, own)
         self._points = await meeting.build_rendezvous(onion, meeting.readers_of(configuration), seconds=deadlines.inputs)
@@ -228,12 +229,13 @@ class Life:
             self._reach(Phase.RUNNING)
             self._control.emit("started", {})
 
-        ended = await self._program.run(seconds=seconds, started=started)
+        ports = self.configuration.get().spec.topology.ports
+        ended = await self._program.run(seconds=seconds, ports=ports, started=started)
         if self.state.phase is Phase.RUNNING and self.state.going:
             self._reach(Phase.EXITED)
         self._control.emit("exited", ended.document())
         if not ended.success:
-            raise Refused("ProgramTimeout" if ended.how == "Deadline" else "ProgramFailed", f"the program ended: {ended.how}")
+            raise Refused(_BY_ENDING.get(ended.how, "ProgramFailed"), f"the program ended: {ended.how}")
         return ended
 
     async def _finish(self, configuration: Configuration, own: Identity, mailbox: MailboxClient, ended: Exit) -> None:
@@ -320,6 +322,7 @@ _BY_PHASE = {
     Phase.RUNNING: "ProgramFailed",
     Phase.EXITED: "DeliveryFailed",
 }
+_BY_ENDING = {"Deadline": "ProgramTimeout", "NotConfined": "ProgramNotConfined"}
 _TOO_LATE = frozenset({"MeetingTimeout", "PeerLost", "DeliveryFailed", "DeadlineExceeded"})
 _BY_REASON = {"CanaryReachable": "NetguardRefused", "PeerUnreachable": "NetguardRefused"}
 

@@ -34,6 +34,7 @@ FAILURES = TROUBLES | frozenset(
         "MeetingTimeout",
         "StatementRefused",
         "ProgramFailed",
+        "ProgramNotConfined",
         "ProgramTimeout",
         "ResultTooLarge",
         "DeliveryFailed",
