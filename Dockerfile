@@ -9,7 +9,7 @@ ARG BASE=python:3.11-slim
 # The launcher runs inside the user's image, which may not even have a libc: static, no dependency.
 FROM ${BASE} AS launcher
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev
-COPY operator/launcher/launch.c /src/
+COPY operator/launcher/launch.c operator/launcher/confine.h /src/
 RUN gcc -std=c17 -O2 -static -Wall -Wextra -Werror -o /src/launch /src/launch.c && strip /src/launch
 
 FROM ${BASE} AS libraries

@@ -6,14 +6,18 @@
 // to the agent over a unix socket, and the container's log holds one fixed line. It ends the program's process group at the
 // deadline, on SIGTERM and when the agent is gone: nothing runs that nobody watches.
 //
+// The pod has one network namespace, in which the agent must reach relays and the program must not: confine.h takes every socket
+// from the program but unix sockets and TCP on the ports that the agent names (ADR 19).
+//
 //     launch --socket PATH|@NAME -- COMMAND [ARG]...
 //
 //     frame          u8 type | u32 length (big endian) | body
 //     to the agent   0 hello, 1 stdout, 2 stderr, 3 exit (u8 how, u32 code)
-//     from the agent 8 go (u32 seconds to live), 9 stop, 10 seen
+//     from the agent 8 go (u32 seconds to live, u16 each TCP port of the program), 9 stop, 10 seen
 //
 // Exit status: 0 once the agent has seen the exit report (whatever the program's status was: the agent must outlive a program that
-// failed, to settle its channels); otherwise 10 failed, 11 killed by a signal, 12 deadline, 13 not started, 14 stopped, 15 no agent.
+// failed, to settle its channels); otherwise 10 failed, 11 killed by a signal, 12 deadline, 13 not started, 14 stopped, 15 not
+// confined, 16 no agent.
 
 #define _GNU_SOURCE
 #include <errno.h>
@@ -35,9 +39,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "confine.h"
+
 enum { HELLO = 0, OUT = 1, ERR = 2, EXIT = 3, GO = 8, STOP = 9, SEEN = 10 };
-enum { EXITED = 0, SIGNALED = 1, DEADLINE = 2, NOT_STARTED = 3, STOPPED = 4 };
-enum { CHUNK = 16384, GRACE_MS = 5000, DRAIN_MS = 1000, REPORT_MS = 5000, NO_AGENT = 15 };
+enum { EXITED = 0, SIGNALED = 1, DEADLINE = 2, NOT_STARTED = 3, STOPPED = 4, NOT_CONFINED = 5 };
+enum { CHUNK = 16384, GRACE_MS = 5000, DRAIN_MS = 1000, REPORT_MS = 5000, NO_AGENT = 16 };
+enum { MAX_PORTS = 16, MAX_BODY = 4 + 2 * MAX_PORTS };
 
 static int agent = -1;
 
@@ -67,12 +74,11 @@ static int send_frame(unsigned char type, const void *body, uint32_t size) {
     return write_all(head, sizeof head) || write_all(body, size) ? -1 : 0;
 }
 
-// Waits for one frame of at most four bytes. Returns its type, or -1 when the agent is gone or says something else.
-static int read_frame(uint32_t *value, int timeout_ms) {
-    unsigned char frame[9];
+// Waits for one frame of at most MAX_BODY bytes. Returns its type, or -1 when the agent is gone or says something else.
+static int read_frame(unsigned char body[MAX_BODY], size_t *size, int timeout_ms) {
+    unsigned char frame[5 + MAX_BODY];
     size_t have = 0, want = 5;
     int64_t until = now_ms() + timeout_ms;
-    *value = 0;
     while (have < want) {
         struct pollfd ready = {.fd = agent, .events = POLLIN};
         int64_t left = until - now_ms();
@@ -82,11 +88,25 @@ static int read_frame(uint32_t *value, int timeout_ms) {
         if (n < 0 && errno == EINTR) continue;
         if (n <= 0) return -1;
         have += (size_t)n;
-        if (have == 5) want = 5 + (frame[1] | frame[2] | frame[3] || frame[4] > 4 ? sizeof frame : frame[4]);
-        if (want == sizeof frame && frame[4] != 4) return -1;
+        if (have == 5) {
+            if (frame[1] || frame[2] || frame[3] || frame[4] > MAX_BODY) return -1;
+            want += frame[4];
+        }
     }
-    for (size_t i = 5; i < want; i++) *value = *value << 8 | frame[i];
+    *size = want - 5;
+    memcpy(body, frame + 5, *size);
     return frame[0];
+}
+
+// Waits for the agent's go: how long the program may live, and its TCP ports. Returns how many ports, or -1.
+static int read_go(uint32_t *seconds, uint16_t ports[MAX_PORTS]) {
+    unsigned char body[MAX_BODY];
+    size_t size;
+    if (read_frame(body, &size, 10000) != GO || size < 4 || size % 2) return -1;
+    *seconds = (uint32_t)body[0] << 24 | (uint32_t)body[1] << 16 | (uint32_t)body[2] << 8 | body[3];
+    int count = (int)(size - 4) / 2;
+    for (int i = 0; i < count; i++) ports[i] = (uint16_t)(body[4 + 2 * i] << 8 | body[5 + 2 * i]);
+    return count;
 }
 
 static int connect_agent(const char *path) {
@@ -111,7 +131,8 @@ static void clean_environment(void) {
     *keep = NULL;
 }
 
-static void become_program(char **command, int out, int err, int failed) {
+static void become_program(char **command, const uint16_t *ports, int count, int out, int err, int failed) {
+    int reason = -1;
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
@@ -121,27 +142,39 @@ static void become_program(char **command, int out, int err, int failed) {
     if (null < 0 || dup2(null, 0) < 0 || dup2(out, 1) < 0 || dup2(err, 2) < 0) goto fail;
     if (null > 2) close(null);
     clean_environment();
+    // Nothing of the program runs before it is confined, and nothing at all when it cannot be.
+    if (confine(ports, count)) goto report;
     execvp(command[0], command);
-fail:;
-    int reason = errno;
+fail:
+    reason = errno;
+report:
     if (write(failed, &reason, sizeof reason) < 0) _exit(126);
     _exit(127);
 }
 
-static pid_t start(char **command, int *out, int *err) {
+// Returns the program's process, or 0 and why there is none in *how.
+static pid_t start(char **command, const uint16_t *ports, int count, int *out, int *err, int *how) {
     int o[2], e[2], failed[2], reason;
-    if (pipe2(o, O_CLOEXEC) || pipe2(e, O_CLOEXEC) || pipe2(failed, O_CLOEXEC)) return -1;
+    *how = NOT_STARTED;
+    if (pipe2(o, O_CLOEXEC) || pipe2(e, O_CLOEXEC) || pipe2(failed, O_CLOEXEC)) return 0;
     pid_t child = fork();
-    if (child == 0) become_program(command, o[1], e[1], failed[1]);
+    if (child == 0) become_program(command, ports, count, o[1], e[1], failed[1]);
     close(o[1]), close(e[1]), close(failed[1]);
     *out = o[0], *err = e[0];
     // The pipe closes by itself when exec succeeds.
     if (child > 0 && read(failed[0], &reason, sizeof reason) == sizeof reason) {
         waitpid(child, NULL, 0);
+        if (reason < 0) *how = NOT_CONFINED;
         child = -1;
     }
     close(failed[0]);
-    return child;
+    return child > 0 ? child : 0;
+}
+
+// Ends whatever the program left behind, also what left its process group: as process 1 of the container everything else is the program's.
+static void end_all(pid_t group) {
+    kill(-group, SIGKILL);
+    if (getpid() == 1) kill(-1, SIGKILL);
 }
 
 // Moves what is there from a pipe to the agent. Returns 0 at the end of the pipe, -1 when the agent is gone.
@@ -179,7 +212,7 @@ static int watch(pid_t child, int out, int err, int signals, int64_t deadline, i
         if (ready[3].revents && forward(&err, ERR) < 0) agent_gone = 1, stop = STOPPED;
         if (alive && now_ms() >= kill_at) {
             if (how == EXITED) how = DEADLINE;
-            kill(-child, SIGKILL);
+            end_all(child);
             kill_at = now_ms() + 1000;
         } else if (alive && stop && how == EXITED) {
             how = stop;
@@ -190,7 +223,7 @@ static int watch(pid_t child, int out, int err, int signals, int64_t deadline, i
         for (pid_t dead; (dead = waitpid(-1, &code, WNOHANG)) > 0;) {
             if (dead != child) continue;
             alive = 0, *status = code;
-            kill(-child, SIGKILL);  // what it left behind in its group
+            end_all(child);
             drain_until = now_ms() + DRAIN_MS;
         }
     }
@@ -216,7 +249,9 @@ int main(int argc, char **argv) {
     int signals = signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK);
 
     uint32_t seconds;
-    if (signals < 0 || connect_agent(path) || send_frame(HELLO, "", 0) || read_frame(&seconds, 10000) != GO) {
+    uint16_t ports[MAX_PORTS];
+    int count = 0;
+    if (signals < 0 || connect_agent(path) || send_frame(HELLO, "", 0) || (count = read_go(&seconds, ports)) < 0) {
         puts("veilpod: the agent does not answer");
         return NO_AGENT;
     }
@@ -225,17 +260,18 @@ int main(int argc, char **argv) {
     // Descriptors 1 and 2 stay taken, or the next pipe would land there.
     if (open("/dev/null", O_WRONLY) < 0 || open("/dev/null", O_WRONLY) < 0) return 13;
 
-    int out = -1, err = -1, status = 0, how = NOT_STARTED;
-    pid_t child = start(argv + 4, &out, &err);
+    int out = -1, err = -1, status = 0, how;
+    pid_t child = start(argv + 4, ports, count, &out, &err, &how);
     if (child > 0) how = watch(child, out, err, signals, now_ms() + (int64_t)seconds * 1000, &status);
     if (how == EXITED && WIFSIGNALED(status)) how = SIGNALED;
 
     unsigned char report[5] = {(unsigned char)how};
     put32(report + 1, (uint32_t)(how == SIGNALED ? WTERMSIG(status) : how == EXITED ? WEXITSTATUS(status) : 0));
-    uint32_t unused;
+    unsigned char unused[MAX_BODY];
+    size_t size;
     int seen = how != NO_AGENT && !send_frame(EXIT, report, sizeof report);
     while (seen) {
-        int type = read_frame(&unused, REPORT_MS);
+        int type = read_frame(unused, &size, REPORT_MS);
         if (type == SEEN) return 0;
         seen = type == STOP;
     }

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from veilpod.agent import delivery, identity, meeting, netguard, state
+from veilpod.agent import confinement, delivery, identity, meeting, netguard, state
 from veilpod.agent.identity import Identity
 from veilpod.agent.inputs import Inputs
 from veilpod.agent.link import Hooks
@@ -30,7 +30,6 @@ from veilpod.core.tiers import check_promise
 from veilpod.errors import ProtocolViolation, Refused, VeilpodError
 from veilpod.ports import Onion, RendezvousPoint
 
-_BAD_ENDS = {"Deadline": "ProgramTimeout", "NotStarted": "ProgramNotStarted"}
 _BLIND_LOOKS = 3  # observations in a row in which a canary could not be looked at
 _PEER_SECONDS = 60.0  # for links to end after the program's deadline
 _TROUBLE_SECONDS = 120.0  # so long after it was last met, a trouble with relays explains what did not happen in time
@@ -114,7 +113,8 @@ class Life:
         deadlines = configuration.spec.deadlines
         self._reach(Phase.CONFIGURED)
 
-        # No key exists before the fence was seen to hold.
+        # No key exists where the program could speak for itself, nor before the fence was seen to hold.
+        confinement.check(configuration.spec.topology.ports)
         own = await self._be_born(configuration)
         onion, mailbox = self._connect(configuration, own)
         self._points = await meeting.build_rendezvous(onion, meeting.readers_of(configuration), seconds=deadlines.inputs)
@@ -237,12 +237,13 @@ class Life:
             self._reach(Phase.RUNNING)
             self._control.emit("started", {})
 
-        ended = await self._program.run(seconds=seconds, started=started)
+        ports = self.configuration.get().spec.topology.ports
+        ended = await self._program.run(seconds=seconds, ports=ports, started=started)
         if self.state.phase is Phase.RUNNING and self.state.going:
             self._reach(Phase.EXITED)
         self._control.emit("exited", ended.document())
         if not ended.success:
-            raise Refused(_BAD_ENDS.get(ended.how, "ProgramFailed"), f"the program ended: {ended.how}")
+            raise Refused(_BY_ENDING.get(ended.how, "ProgramFailed"), f"the program ended: {ended.how}")
         return ended
 
     async def _finish(self, configuration: Configuration, own: Identity, mailbox: MailboxClient, ended: Exit) -> None:
@@ -332,6 +333,7 @@ _BY_PHASE = {
     Phase.RUNNING: "ProgramFailed",
     Phase.EXITED: "DeliveryFailed",
 }
+_BY_ENDING = {"Deadline": "ProgramTimeout", "NotStarted": "ProgramNotStarted", "NotConfined": "ProgramNotConfined"}
 _TOO_LATE = frozenset({"MeetingTimeout", "PeerLost", "DeliveryFailed", "DeadlineExceeded"})
 _BY_REASON = dict.fromkeys(("CanaryReachable", "PeerUnreachable", "ProbeFailed"), "NetguardRefused")
 

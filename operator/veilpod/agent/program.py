@@ -9,7 +9,7 @@ import collections
 import contextlib
 import logging
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from veilpod.agent.settings import unix_address
 from veilpod.core.agent_messages import Exit
@@ -18,7 +18,7 @@ from veilpod.errors import ProtocolViolation
 
 _HEAD = struct.Struct(">BI")
 _HELLO, _OUT, _ERR, _EXIT, _GO, _STOP, _SEEN = 0, 1, 2, 3, 8, 9, 10
-_HOW = ("Exited", "Signaled", "Deadline", "NotStarted", "Stopped")
+_HOW = ("Exited", "Signaled", "Deadline", "NotStarted", "Stopped", "NotConfined")
 _FRAME_LIMIT = 64 << 10
 _SLACK_SECONDS = 15.0  # for the launcher's own kill at the deadline
 
@@ -73,8 +73,8 @@ class Program:
         self._connected = asyncio.get_running_loop().create_future()
         self._server = await asyncio.start_unix_server(self._accept, unix_address(self._socket), backlog=1)
 
-    async def run(self, *, seconds: int, started: Callable[[], object]) -> Exit:
-        """Wait for the launcher, let it run the program for `seconds`, and return how that ended."""
+    async def run(self, *, seconds: int, ports: Sequence[int], started: Callable[[], object]) -> Exit:
+        """Wait for the launcher, let it run the program for `seconds` with TCP on `ports` alone, and return how that ended."""
         assert self._connected is not None
         try:
             async with asyncio.timeout(seconds):
@@ -84,7 +84,8 @@ class Program:
         try:
             if await self._read(reader) != (_HELLO, b""):
                 raise ProtocolViolation("BadLauncher", "the launcher did not greet", party="program")
-            self._writer.write(_HEAD.pack(_GO, 4) + struct.pack(">I", seconds))
+            go = struct.pack(f">I{len(ports)}H", seconds, *ports)
+            self._writer.write(_HEAD.pack(_GO, len(go)) + go)
             started()
             async with asyncio.timeout(seconds + _SLACK_SECONDS):
                 return await self._until_exit(reader)

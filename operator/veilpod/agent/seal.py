@@ -18,17 +18,19 @@ from veilpod.net.framing import json_frame, read_json_frame
 
 _LIMIT = 1024
 _CONNECT_SECONDS = 30.0
+_AT_ONCE = 4
 RELEASED = "Released"
 
 log = logging.getLogger(__name__)
 
 
 class SealSocket:
-    """The agent's end: answers one word to everyone who asks, once there is one."""
+    """The agent's end: answers one word to everyone who asks, once there is one. Only so many may ask at a time: a program could, too."""
 
     def __init__(self, socket: str) -> None:
         self._socket = socket
         self._outcome: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._asking = 0
 
     def release(self, word: str) -> None:
         """Let the pod end: Released or a failure code."""
@@ -39,19 +41,27 @@ class SealSocket:
         """Serve until cancelled."""
         async with asyncio.TaskGroup() as group:
             server = await asyncio.start_unix_server(
-                lambda _, writer: group.create_task(self._answer(writer)) and None, unix_address(self._socket), backlog=4
+                lambda reader, writer: group.create_task(self._answer(reader, writer)) and None, unix_address(self._socket), backlog=4
             )
             async with server:
                 await server.serve_forever()
 
-    async def _answer(self, writer: asyncio.StreamWriter) -> None:
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._asking >= _AT_ONCE:
+            writer.transport.abort()
+            return
+        self._asking += 1
+        gone = asyncio.ensure_future(reader.read(1))  # who asks says nothing, so this is its end
         try:
-            word = await asyncio.shield(self._outcome)
-            writer.write(json_frame({"outcome": word}, limit=_LIMIT))
-            await writer.drain()
+            await asyncio.wait([self._outcome, gone], return_when=asyncio.FIRST_COMPLETED)
+            if self._outcome.done():
+                writer.write(json_frame({"outcome": self._outcome.result()}, limit=_LIMIT))
+                await writer.drain()
         except OSError:
             pass
         finally:
+            self._asking -= 1
+            gone.cancel()
             with contextlib.suppress(OSError):
                 writer.close()
 

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from veilpod.agent import state, volumes
+from veilpod.agent import confinement, state, volumes
 from veilpod.agent.life import Life, MakeOnion
 from veilpod.agent.program import Program
 from veilpod.agent.seal import RELEASED, SealSocket
@@ -226,6 +226,8 @@ class Service:
             raise ProtocolViolation("WrongPod", "this configuration is for another pod", party="operator")
         if configuration.spec.topology.type == "Mesh":
             raise Refused("TopologyUnsupported", "sandboxes carry the topologies None and Star")
+        settings = self._settings
+        confinement.check_ports(configuration.spec.topology.ports, relays=settings.allow, own=(settings.control, settings.ready))
         if configuration.spec.result.sender == configuration.index:
             try:
                 recipient_bytes(configuration.spec.result.recipient)

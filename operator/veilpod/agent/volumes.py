@@ -5,17 +5,19 @@ device, no path that leads elsewhere.
 """
 
 import contextlib
+import io
+import itertools
 import os
 import pathlib
 import shutil
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from veilpod.core.result import Entry
+from veilpod.core.result import MAX_PATH, Entry
 from veilpod.errors import Refused
 
 _ZEROS = bytes(1 << 20)
-_MAX_FILES = 100_000
+_MAX_FILES = 100_000  # names in the output, of whatever they name
 HIDDEN = ".end"
 
 
@@ -46,16 +48,27 @@ class InputFile:
         """Wipe what was written."""
         self._file.close()
         if self._part.exists():
-            _wipe_file(self._part.name, dir_fd=None, base=self._part.parent)
+            _wipe_file(self._part)
 
 
 def collect(root: pathlib.Path, *, limit: int) -> tuple[list[Entry], list[str]]:
-    """Read the output: regular files, and the names of everything else. Raises Refused("ResultTooLarge") above `limit` bytes."""
+    """Read the output: regular files, and the names of everything else.
+
+    Raises Refused("ResultTooLarge") above `limit` bytes, for too many names and for paths that are too long; Refused("ProgramFailed") for
+    what its owner may not read.
+    """
     entries: list[Entry] = []
     left_out: list[str] = []
-    total = 0
-    for directory, names, files, descriptor in os.fwalk(root, follow_symlinks=False):
+    total = seen = 0
+    for directory, names, files, descriptor in os.fwalk(root, follow_symlinks=False, onerror=_unreadable):
         relative = pathlib.PurePosixPath(directory).relative_to(root)
+        seen += len(names) + len(files)
+        if seen > _MAX_FILES:
+            raise Refused("ResultTooLarge", f"a result has at most {_MAX_FILES} files, directories and links")
+        # Looked at before the walk goes deeper: nesting has no end of its own.
+        longest = max((len(os.fsencode(name)) for name in (*names, *files)), default=0)
+        if len(os.fsencode(str(relative))) + 1 + longest > MAX_PATH:
+            raise Refused("ResultTooLarge", f"a path in a result has at most {MAX_PATH} bytes")
         left_out += [str(relative / name) for name in names if not _is(stat.S_ISDIR, name, descriptor)]
         for name in files:
             path = str(relative / name)
@@ -65,23 +78,23 @@ def collect(root: pathlib.Path, *, limit: int) -> tuple[list[Entry], list[str]]:
             data, executable = _read(name, descriptor, limit - total)
             total += len(data)
             entries.append(Entry(path=path, data=data, executable=executable))
-            if len(entries) > _MAX_FILES:
-                raise Refused("ResultTooLarge", f"a result has at most {_MAX_FILES} files")
     return entries, sorted(left_out)
 
 
 def wipe(roots: Iterable[pathlib.Path]) -> None:
-    """Overwrite every file with zeros and remove everything. The volumes are memory: freed pages are zeroed by the kernel before reuse."""
+    """Overwrite every file with zeros and remove everything. The volumes are memory: freed pages are zeroed by the kernel before reuse.
+
+    A program may have nested directories without end and closed them to itself: each is opened, its own directories are moved up to the
+    root, and it is removed, so that no path here is ever longer than two names.
+    """
     for root in roots:
-        if not root.is_dir():
-            continue
-        for _, _, files, descriptor in os.fwalk(root, topdown=False, follow_symlinks=False):
-            for name in files:
-                with contextlib.suppress(OSError):  # what cannot be overwritten is at least removed
-                    _wipe_file(name, dir_fd=descriptor, base=None)
-        for child in root.iterdir():
-            with contextlib.suppress(OSError):
-                shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
+        numbers, before = itertools.count(), set[str]()
+        # What stays although it was tried ends with the pod.
+        while root.is_dir() and (names := set(os.listdir(root))) != before:
+            for name in names:
+                with contextlib.suppress(OSError):
+                    _remove(root, root / name, numbers)
+            before = names
 
 
 def install(source: pathlib.Path, target: pathlib.Path) -> None:
@@ -104,6 +117,24 @@ def hide_termination_message(directory: pathlib.Path) -> None:
     hidden.chmod(0)
 
 
+def _remove(root: pathlib.Path, path: pathlib.Path, numbers: Iterator[int]) -> None:
+    if not stat.S_ISDIR(path.lstat().st_mode):
+        _wipe_file(path)
+        return
+    path.chmod(0o700)
+    for child in path.iterdir():
+        if stat.S_ISDIR(child.lstat().st_mode):
+            child.chmod(0o700)  # a directory that may not be written does not move
+            child.rename(root / f".wiped-{next(numbers)}")
+        else:
+            _wipe_file(child)
+    path.rmdir()
+
+
+def _unreadable(error: OSError) -> None:
+    raise Refused("ProgramFailed", "the output holds what its owner may not read") from error
+
+
 def _is(kind: object, name: str, descriptor: int) -> bool:
     try:
         mode = os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode
@@ -114,7 +145,11 @@ def _is(kind: object, name: str, descriptor: int) -> bool:
 
 def _read(name: str, descriptor: int, limit: int) -> tuple[bytes, bool]:
     # O_NONBLOCK: between looking and opening, a file may have become a pipe.
-    handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=descriptor)
+    try:
+        handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=descriptor)
+    except OSError as error:
+        _unreadable(error)
+        raise
     with os.fdopen(handle, "rb") as file:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
@@ -127,14 +162,24 @@ def _read(name: str, descriptor: int, limit: int) -> tuple[bytes, bool]:
     return data, bool(status.st_mode & 0o100)
 
 
-def _wipe_file(name: str, *, dir_fd: int | None, base: pathlib.Path | None) -> None:
-    path = str(base / name) if base is not None else name
-    status = os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
-    if stat.S_ISREG(status.st_mode):
-        os.chmod(path, 0o600, dir_fd=dir_fd)
-        handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
-        with os.fdopen(handle, "wb", buffering=0) as file:
-            left = status.st_size
-            while left > 0:
-                left -= file.write(_ZEROS[:left])
-    os.unlink(path, dir_fd=dir_fd)
+def _wipe_file(path: pathlib.Path) -> None:
+    """Overwrite and remove; what cannot be overwritten is at least removed."""
+    with contextlib.suppress(OSError):
+        if stat.S_ISREG(path.lstat().st_mode):
+            path.chmod(0o600)
+            handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with os.fdopen(handle, "wb", buffering=0) as file:
+                _overwrite(file)
+    path.unlink()
+
+
+def _overwrite(file: io.FileIO) -> None:
+    """Write zeros where there is something: filling holes would take memory that this process has not got."""
+    end = 0
+    with contextlib.suppress(OSError):  # ENXIO: no more data behind here
+        while True:
+            begin = os.lseek(file.fileno(), end, os.SEEK_DATA)
+            end = os.lseek(file.fileno(), begin, os.SEEK_HOLE)
+            file.seek(begin)
+            while begin < end:
+                begin += file.write(_ZEROS[: end - begin])

@@ -20,7 +20,7 @@ from veilpod.core.typed_data import Domain
 from veilpod.errors import ProtocolViolation
 
 ZEROISED_TAG = "veilpod.zeroised.v1"
-ENDINGS = frozenset({"Exited", "Signaled", "Deadline", "NotStarted", "Stopped"})
+ENDINGS = frozenset({"Exited", "Signaled", "Deadline", "NotStarted", "Stopped", "NotConfined"})
 _MAX_RELAYS = 10_000
 _AGENT = "agent"
 

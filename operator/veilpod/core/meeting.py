@@ -36,6 +36,7 @@ FAILURES = TROUBLES | frozenset(
         "StatementRefused",
         "ProgramFailed",
         "ProgramNotStarted",
+        "ProgramNotConfined",
         "ProgramTimeout",
         "ResultTooLarge",
         "DeliveryFailed",

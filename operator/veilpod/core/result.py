@@ -23,7 +23,7 @@ from veilpod.errors import ProtocolViolation, Refused
 RESULT_TAG = "veilpod.result.v1"
 LOG_LIMIT = 64 << 10  # bytes of each stream
 _HEADER_LIMIT = 1 << 20
-_MAX_PATH = 1024
+MAX_PATH = 1024
 _LEFT_OUT_LIMIT = 100
 
 
@@ -106,7 +106,7 @@ def seal_result(result: Result, *, task: TaskId, recipient: bytes) -> bytes:
                 "stdoutDropped": result.log.stdout_dropped,
                 "stderrDropped": result.log.stderr_dropped,
             },
-            "leftOut": [name[:_MAX_PATH] for name in result.left_out[:_LEFT_OUT_LIMIT]],
+            "leftOut": [name[:MAX_PATH] for name in result.left_out[:_LEFT_OUT_LIMIT]],
         }
     )
     return seal_hybrid(recipient, len(header).to_bytes(4, "big") + header + result.archive, tag=RESULT_TAG, context=task)
@@ -139,7 +139,7 @@ def _header_of(value: Any, archive: bytes) -> tuple[Result, bytes]:
     log = fields.fields("log")
     digest = fields.data("digest", 32)
     left_out = fields.items("leftOut", maximum=_LEFT_OUT_LIMIT)
-    if not all(isinstance(name, str) and len(name) <= _MAX_PATH for name in left_out):
+    if not all(isinstance(name, str) and len(name) <= MAX_PATH for name in left_out):
         raise fields.violation("has a bad leftOut")
     result = Result(
         archive=archive,
@@ -158,6 +158,6 @@ def _header_of(value: Any, archive: bytes) -> tuple[Result, bytes]:
 
 def _checked(path: str) -> str:
     parts = path.split("/")
-    if len(path.encode(errors="surrogateescape")) > _MAX_PATH or "\0" in path or any(part in ("", ".", "..") for part in parts):
+    if len(path.encode(errors="surrogateescape")) > MAX_PATH or "\0" in path or any(part in ("", ".", "..") for part in parts):
         raise ProtocolViolation("BadResult", "a result holds a path that leads elsewhere", party="sandbox")
     return path

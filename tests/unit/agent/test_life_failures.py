@@ -20,12 +20,12 @@ from tests.support.sandbox_net import (
     star,
 )
 
-from veilpod.agent import peers, probe, seal
+from veilpod.agent import confinement, peers, probe, seal
 from veilpod.core.canary import Canary
 from veilpod.core.ids import PodUid
 from veilpod.core.keys import SigningKey
 from veilpod.core.task import spec
-from veilpod.core.task.spec import Quorum
+from veilpod.core.task.spec import Quorum, Topology
 from veilpod.errors import ProtocolViolation, Refused
 
 SLEEP = "import os, time; os.write(1, b'ready'); time.sleep(600)"
@@ -70,6 +70,24 @@ async def test_no_key_exists_on_another_kernel_than_was_promised(world: World) -
     assert await sandbox.until("failed") == {"code": "RuntimeMismatch", "fatal": True}
     assert sandbox.service.life.identity is None
     assert "netguard" not in sandbox.events
+
+
+async def test_no_key_exists_where_a_program_with_ports_cannot_be_confined(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confinement, "_landlock_abi", lambda: 3)
+    ported = Topology(type="None", ports=(free_port(),))
+    await world.start(dataclasses.replace(solo(), topology=ported))
+    [sandbox] = world.sandboxes
+    await configure(world, sandbox)
+    assert await sandbox.until("failed") == {"code": "ProgramNotConfined", "fatal": True}
+    assert sandbox.service.life.identity is None
+
+
+async def test_a_program_gets_no_port_of_the_relays(world: World) -> None:
+    await world.start(dataclasses.replace(solo(), topology=Topology(type="None", ports=(world.fence.peer[1],))))
+    [sandbox] = world.sandboxes
+    with pytest.raises(Refused) as refused:
+        await configure(world, sandbox)
+    assert refused.value.reason == "PortTaken"
 
 
 async def test_a_fence_that_falls_ends_the_program(world: World) -> None:

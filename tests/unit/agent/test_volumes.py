@@ -2,11 +2,17 @@
 
 import os
 import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
 
 import pytest
 
 from veilpod.agent import volumes
 from veilpod.errors import Refused
+
+SOURCE = pathlib.Path(__file__).parents[3] / "operator"
 
 
 @pytest.fixture
@@ -93,3 +99,69 @@ def test_the_launcher_is_installed_whole_and_executable(tmp_path: pathlib.Path) 
     volumes.install(tmp_path / "source", tmp_path / "launch")
     assert (tmp_path / "launch").read_bytes() == b"\x7fELF"
     assert (tmp_path / "launch").stat().st_mode & 0o777 == 0o555
+
+
+def nest(out: pathlib.Path, levels: int) -> None:
+    """A tree that no path leads down: each directory is entered from the last."""
+    here = os.open(out, os.O_RDONLY)
+    for _ in range(levels):
+        os.mkdir("d", dir_fd=here)
+        deeper = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = deeper
+    os.close(os.open("secret", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+    os.close(here)
+
+
+def test_a_tree_without_end_is_refused_and_wiped(out: pathlib.Path) -> None:
+    nest(out, 3000)
+    with pytest.raises(Refused) as refused:
+        volumes.collect(out, limit=100)
+    assert refused.value.reason == "ResultTooLarge"
+    volumes.wipe([out])
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "make", [lambda path: path.mkdir(), lambda path: path.symlink_to("x"), lambda path: path.touch()], ids=["directories", "links", "files"]
+)
+def test_more_names_than_a_result_may_have_are_refused(
+    out: pathlib.Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[pathlib.Path], None]
+) -> None:
+    monkeypatch.setattr(volumes, "_MAX_FILES", 10)
+    for number in range(11):
+        make(out / str(number))
+    with pytest.raises(Refused) as refused:
+        volumes.collect(out, limit=100)
+    assert refused.value.reason == "ResultTooLarge"
+
+
+def test_a_hole_is_not_filled_when_it_is_wiped(out: pathlib.Path) -> None:
+    with (out / "sparse").open("w+b") as file:
+        file.write(b"secret")
+        file.truncate(1 << 40)
+        kept = os.dup(file.fileno())
+    volumes.wipe([out])
+    try:
+        assert os.fstat(kept).st_blocks * 512 <= 1 << 20
+        assert os.pread(kept, 6, 0) == bytes(6)
+    finally:
+        os.close(kept)
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to become the agent's user, to whom modes mean something")
+def test_what_a_program_closed_to_itself_is_refused_and_wiped() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o777)
+        closed = (
+            f"import os, pathlib, sys; sys.path.insert(0, {str(SOURCE)!r})\n"
+            "from veilpod.agent import volumes; from veilpod.errors import Refused\n"
+            f"root = pathlib.Path({name!r}); os.setuid(65532)\n"
+            "(root / 'a' / 'b').mkdir(parents=True); (root / 'a' / 'b' / 'secret').write_text('x'); (root / 'file').touch(0)\n"
+            "(root / 'a' / 'b').chmod(0); (root / 'a').chmod(0)\n"
+            "try:\n    volumes.collect(root, limit=100)\nexcept Refused as error:\n    print(error.reason)\n"
+            "volumes.wipe([root]); print(os.listdir(root))"
+        )
+        done = subprocess.run([sys.executable, "-c", closed], capture_output=True, text=True, check=True)
+    assert done.stdout == "ProgramFailed\n[]\n"

@@ -1,6 +1,7 @@
 """The launcher, compiled as it ships and driven over its socket."""
 
 import contextlib
+import fcntl
 import os
 import pathlib
 import shutil
@@ -18,7 +19,7 @@ from localcluster import waiting
 
 SOURCE = pathlib.Path(__file__).parents[3] / "operator" / "launcher" / "launch.c"
 HELLO, OUT, ERR, EXIT, GO, STOP, SEEN = 0, 1, 2, 3, 8, 9, 10
-EXITED, SIGNALED, DEADLINE, NOT_STARTED, STOPPED = range(5)
+EXITED, SIGNALED, DEADLINE, NOT_STARTED, STOPPED, NOT_CONFINED = range(6)
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +36,13 @@ class Agent:
     """The agent's side of the socket, and the launcher as a process."""
 
     def __init__(
-        self, launcher: pathlib.Path, directory: pathlib.Path, *command: str, abstract: bool = False, env: dict[str, str] | None = None
+        self,
+        launcher: pathlib.Path,
+        directory: pathlib.Path,
+        *command: str,
+        abstract: bool = False,
+        env: dict[str, str] | None = None,
+        within: tuple[str, ...] = (),
     ) -> None:
         self._listener = socket.socket(socket.AF_UNIX)
         name = f"@veilpod-test-{os.getpid()}-{id(self)}" if abstract else str(directory / "program.sock")
@@ -43,7 +50,7 @@ class Agent:
         self._listener.listen(1)
         self._listener.settimeout(10)
         self.process = subprocess.Popen(
-            [launcher, "--socket", name, "--", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env
+            [*within, launcher, "--socket", name, "--", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env
         )
         self.connection, _ = self._listener.accept()
         self.connection.settimeout(10)
@@ -53,9 +60,9 @@ class Agent:
         kind, size = struct.unpack(">BI", self._exactly(5))
         return kind, self._exactly(size)
 
-    def go(self, seconds: int = 60) -> None:
+    def go(self, seconds: int = 60, *, ports: tuple[int, ...] = ()) -> None:
         assert self.frame() == (HELLO, b"")
-        self.connection.sendall(struct.pack(">BII", GO, 4, seconds))
+        self.connection.sendall(struct.pack(f">BII{len(ports)}H", GO, 4 + 2 * len(ports), seconds, *ports))
 
     def until_exit(self, *, seen: bool = True) -> tuple[int, int]:
         while True:
@@ -147,7 +154,7 @@ def test_nothing_runs_before_the_agent_says_go(started: Start, tmp_path: pathlib
     assert agent.frame() == (HELLO, b"")
     assert not marker.exists()
     agent.connection.close()
-    assert agent.process.wait(5) == 15
+    assert agent.process.wait(5) == 16
     assert not marker.exists()
 
 
@@ -183,6 +190,25 @@ def test_the_deadline_kills_the_whole_group(started: Start) -> None:
     assert waiting.until(lambda: not alive(child), timeout=5)
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root makes a process number space of its own here")
+def test_what_left_the_programs_session_is_gone_before_its_output_is_read(started: Start, tmp_path: pathlib.Path) -> None:
+    held = tmp_path / "held"
+    escape = (
+        f"import fcntl, os, time; file = open({str(held)!r}, 'w'); ready, told = os.pipe()\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid()\n"
+        "    if os.fork() == 0:\n"
+        "        fcntl.flock(file, fcntl.LOCK_EX); os.write(told, b'1'); time.sleep(600)\n"
+        "    os._exit(0)\n"
+        "os.read(ready, 1)"
+    )
+    agent = started(*python(escape), within=("unshare", "--pid", "--fork", "--kill-child"))
+    agent.go()
+    assert agent.until_exit(seen=False) == (EXITED, 0)
+    with held.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its holder is dead
+
+
 def test_a_program_that_ignores_sigterm_is_killed_at_its_deadline(started: Start) -> None:
     agent = started(*python("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: signal.pause()"))
     agent.go(seconds=1)
@@ -203,7 +229,7 @@ def test_the_program_ends_when_it_is_told_to_or_nobody_watches(started: Start, h
         assert agent.until_exit() == (STOPPED, 0)
     else:
         agent.connection.close()
-        assert agent.process.wait(10) == 15
+        assert agent.process.wait(10) == 16
 
 
 def test_much_output_arrives_whole_and_in_order(started: Start) -> None:

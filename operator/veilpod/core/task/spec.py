@@ -53,6 +53,7 @@ __all__ = [
 MAX_SERVERS = 16
 MAX_LANES = 1 << 32
 DEADLINE_SPACING = 60  # seconds
+AGENT_PORTS = frozenset({7443, 7444})
 TOPOLOGIES = frozenset({"None", "Star", "Mesh"})
 RELAY_POLICIES = frozenset({"Any", "InCluster"})
 CHALLENGE_SECONDS = 3600
@@ -215,8 +216,10 @@ def _topology(fields: Fields) -> Topology:
         ports=tuple(fields.items("ports", maximum=16)),
     )
     fields.done()
-    if not all(isinstance(port, int) and not isinstance(port, bool) and 0 < port < 1 << 16 for port in topology.ports):
-        raise _bad("a port is a number from 1 to 65535")
+    if not all(isinstance(port, int) and not isinstance(port, bool) and 1024 <= port < 1 << 16 for port in topology.ports):
+        raise _bad("a port is a number from 1024 to 65535")
+    if AGENT_PORTS & set(topology.ports):
+        raise _bad("ports 7443 and 7444 are the agent's own")
     return topology
 
 

@@ -163,3 +163,11 @@ def test_each_requester_has_lanes_of_its_own_and_a_channel_keeps_its_id_in_one()
     ids = [*specs.channels_of(OWNER, spec, owners), *specs.channels_of(OWNER, other, owners), *specs.channels_of(stranger, spec, owners)]
     assert len(set(ids)) == len(ids) == 3 * len(spec.links)
     assert specs.channel_terms(OWNER, other.payment).lane < 1 << 48
+
+
+@pytest.mark.parametrize("port", [0, 80, 7443, 7444, 1 << 16])
+def test_a_port_that_is_not_the_programs_to_have_is_refused_also_when_it_comes_from_the_chain(port) -> None:
+    spec = complete()
+    with pytest.raises(ProtocolViolation) as refused:
+        specs.decode_spec(dataclasses.replace(spec, topology=dataclasses.replace(spec.topology, ports=(port,))).encode())
+    assert refused.value.reason == "BadSpec"

@@ -1,0 +1,32 @@
+"""Whether this node can keep the program away from the network that its agent uses (operator/launcher/confine.h, ADR 19).
+
+The launcher confines the program and starts nothing that it cannot confine; asking the same kernel before any key exists spares the data.
+"""
+
+import ctypes
+from collections.abc import Sequence
+
+from veilpod.agent.netguard import Endpoint
+from veilpod.errors import Refused
+
+_LANDLOCK_CREATE_RULESET = 444
+_ABI_QUERY = 1
+_ABI_NETWORK = 4  # Linux 6.7
+
+
+def check(ports: Sequence[int]) -> None:
+    """Without ports a program gets no TCP socket, on any kernel. With them, Landlock must rule ports: Refused("ProgramNotConfined")."""
+    if ports and _landlock_abi() < _ABI_NETWORK:
+        raise Refused("ProgramNotConfined", "this kernel cannot bind the program to its ports: it needs Landlock of Linux 6.7 or newer")
+
+
+def check_ports(ports: Sequence[int], *, relays: Sequence[Endpoint], own: Sequence[Endpoint]) -> None:
+    """A program that may connect to the relays' port needs no agent. Raises Refused("PortTaken")."""
+    taken = {port for _, port in (*relays, *own)}
+    if taken & set(ports):
+        raise Refused("PortTaken", "topology.ports names a port of relays or of the agent: the program would have the agent's way out")
+
+
+def _landlock_abi() -> int:
+    """What this kernel's Landlock can do, as seen from this container; negative where there is none."""
+    return int(ctypes.CDLL(None, use_errno=True).syscall(_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), _ABI_QUERY))
