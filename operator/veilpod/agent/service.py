@@ -16,6 +16,7 @@ from typing import Any
 
 from veilpod.agent import state, volumes
 from veilpod.agent.life import Life, MakeOnion
+from veilpod.agent.netguard import FirstLook
 from veilpod.agent.program import Program
 from veilpod.agent.seal import RELEASED, SealSocket
 from veilpod.agent.settings import Settings
@@ -41,12 +42,12 @@ log = logging.getLogger(__name__)
 class Service:
     """One agent process. `run` serves until cancelled, and wipes."""
 
-    def __init__(self, settings: Settings, make_onion: MakeOnion) -> None:
+    def __init__(self, settings: Settings, make_onion: MakeOnion, first_look: FirstLook | None = None) -> None:
         self._settings = settings
         self.control = ControlServer(settings.operator_cert, self._commands())
         self._program = Program(settings.program_socket)
         self._seal = SealSocket(settings.seal_socket)
-        self.life = Life(settings, self.control, self._program, make_onion)
+        self.life = Life(settings, self.control, self._program, make_onion, first_look)
         self.ready_port = 0
         self._living: asyncio.Task[None] | None = None
         self._zeroised: Zeroised | None = None
