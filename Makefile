@@ -53,6 +53,9 @@ bench-onion: venv  ## the onion network beside a chain of socat and beside Tor: 
 bench-cluster: venv  ## a data set's way inside a cluster: from a store's pod over relay pods into a sandbox, beside plain TCP between pods
 	@$(PY) -m bench.cluster
 
+bench-sandbox: venv  ## from a task applied to its key, its sandbox gone, and fifty at once, beside a bare Job: time, memory, API writes
+	@$(PY) -m bench.sandbox
+
 bench-virtual: venv  ## a thousand relays on a virtual network: wall time, equal digests, and whether it tells the truth
 	@$(PY) -m bench.virtual
 
@@ -75,4 +78,4 @@ venv: .venv/.installed
 checkers:  ## the contract checkers, apart from the package: they need an older web3
 	@contracts/tools/checkers
 
-.PHONY: help demo down test check bench-contracts bench-onion bench-cluster bench-virtual bench-channels prove fuzz chaos mutation lock docs venv checkers
+.PHONY: help demo down test check bench-contracts bench-onion bench-cluster bench-sandbox bench-virtual bench-channels prove fuzz chaos mutation lock docs venv checkers

@@ -25,11 +25,11 @@ FUNDS = 10 * 10**18
 DEPLOYER = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
 
 
-def start(cluster: Cluster, image: str) -> None:
-    """Run anvil. Its state outlives a restart of the container."""
+def start(cluster: Cluster, image: str, *, mining: str = "--block-time 1") -> None:
+    """Run anvil. Its state outlives a restart of the container. `mining`: anvil's own words for when there is a block."""
     labels = {"app.kubernetes.io/name": "anvil"}
     security = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
-    command = f"anvil --host 0.0.0.0 --chain-id {CHAIN_ID} --block-time 1 --state /state/chain.json --state-interval 5 --silent"
+    command = f"anvil --host 0.0.0.0 --chain-id {CHAIN_ID} {mining} --state /state/chain.json --state-interval 5 --silent"
     container = {
         "name": "anvil",
         "image": image,

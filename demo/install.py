@@ -42,6 +42,11 @@ def ready(cluster: Cluster) -> None:
 
 def release(cluster: Cluster, party: Party, references: dict[str, str], contracts: dict[str, str]) -> None:
     """Install one party's release in a namespace of its own, or upgrade it."""
+    release_with(cluster, party, values(party, references, contracts))
+
+
+def release_with(cluster: Cluster, party: Party, content: dict[str, Any]) -> None:
+    """Install or upgrade a party's release with values of its own."""
     secret = {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -50,7 +55,7 @@ def release(cluster: Cluster, party: Party, references: dict[str, str], contract
     }
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": party.name, "labels": labels}}, secret)
-    helm(cluster, party.name, party.name, values(party, references, contracts))
+    helm(cluster, party.name, party.name, content)
 
 
 def values(party: Party, references: dict[str, str], contracts: dict[str, str]) -> dict[str, Any]:

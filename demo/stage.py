@@ -22,7 +22,7 @@ class Stage:
 def prepare(cluster: Cluster, registry: str = "") -> Stage:
     """Set the stage; what is there already is kept."""
     WORK.mkdir(parents=True, exist_ok=True)
-    _chain_tools()
+    chain_tools()
     progress.say("\nImages")
     references = images.deliver(cluster, registry)
 
@@ -53,7 +53,7 @@ def prepare(cluster: Cluster, registry: str = "") -> Stage:
     return Stage(cluster=cluster, references=references, contracts=contracts)
 
 
-def _chain_tools() -> None:
+def chain_tools() -> None:
     """Install the pinned anvil from its npm package."""
     if (ROOT / "contracts" / "node_modules" / ".bin" / "anvil").exists():
         return

@@ -74,6 +74,11 @@ def apiserver() -> Component:
         f"--service-account-key-file={_PKI}/sa.pub",
         f"--service-account-signing-key-file={_PKI}/sa.key",
         "--profiling=false",
+        # Who wrote what, and when: the logs' one file that no component writes for itself.
+        f"--audit-policy-file={_ETC}/audit-policy.json",
+        f"--audit-log-path={layout.INSIDE_LOGS}/{layout.AUDIT_LOG}",
+        "--audit-log-maxsize=64",
+        "--audit-log-maxbackup=1",
     )
     return Component(name="kube-apiserver", command=command)
 

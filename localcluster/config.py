@@ -18,6 +18,7 @@ def write_all(cluster: layout.Layout) -> None:
     etc = cluster.etc
     (etc / "cni").mkdir(parents=True, exist_ok=True)
     files: dict[str, str] = {
+        "audit-policy.json": _json(audit_policy()),
         "kubelet.json": _json(kubelet(cluster.cgroup)),
         "kube-proxy.json": _json(kube_proxy()),
         "containerd.toml": containerd(),
@@ -47,6 +48,20 @@ def kubeconfig(server: str, name: str, user: str, pki: pathlib.Path) -> dict[str
         "users": [{"name": user, "user": credentials}],
         "contexts": [{"name": name, "context": {"cluster": name, "user": user}}],
         "current-context": name,
+    }
+
+
+def audit_policy() -> dict[str, Any]:
+    """Return what the API server writes down of who changed what: every write, without its content; no reads, no leases."""
+    return {
+        "apiVersion": "audit.k8s.io/v1",
+        "kind": "Policy",
+        "omitStages": ["RequestReceived"],
+        "rules": [
+            {"level": "None", "verbs": ["get", "list", "watch"]},
+            {"level": "None", "resources": [{"group": "coordination.k8s.io"}]},
+            {"level": "Metadata"},
+        ],
     }
 
 

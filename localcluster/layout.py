@@ -24,6 +24,7 @@ DNS_ADDRESS = "198.19.0.10"
 NODE_ADDRESS = "198.19.255.1"
 NODE_NAME = "node"
 API_PORT = 6443
+AUDIT_LOG = "audit.log"
 
 # Paths inside the cluster's mount namespace.
 INSIDE = pathlib.PurePosixPath("/var/veilpod")

@@ -13,9 +13,10 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from tests.support import virtual
 from tests.support.onion import entry
 from tests.support.stranger import SMALL, Stranger
+from veilpod.core.endpoint import parse_endpoint
 from veilpod.core.onion import ntor
 from veilpod.core.onion.cells import Command, Header, parse_header
-from veilpod.core.onion.directory import RelayEntry, parse_endpoint
+from veilpod.core.onion.directory import RelayEntry
 from veilpod.core.onion.geometry import HEADER, CellClass
 from veilpod.core.onion.layers import HopKeys, put_end_to_end, relay_seal
 from veilpod.core.onion.legs import Numbers

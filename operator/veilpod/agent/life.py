@@ -52,8 +52,16 @@ MakeOnion = Callable[[Callable[[], Configuration]], Onion]
 class Life:
     """One sandbox. `run` goes through the stages; everything that others look at is an attribute."""
 
-    def __init__(self, settings: Settings, control: Control, program: Program, make_onion: MakeOnion) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        control: Control,
+        program: Program,
+        make_onion: MakeOnion,
+        first_look: netguard.FirstLook | None = None,
+    ) -> None:
         self._settings, self._control, self._program, self._make_onion = settings, control, program, make_onion
+        self._first_look = first_look
         self.state = State()
         self.moved = asyncio.Event()  # set at each change of the state
         self.configuration: Told[Configuration] = Told("the configuration")
@@ -139,9 +147,11 @@ class Life:
     async def _be_born(self, configuration: Configuration) -> Identity:
         settings = self._settings
         check_promise(observed=settings.tier, promised=configuration.tier)
-        seen = await netguard.wait_isolated(
-            settings.allow, settings.canaries, seconds=settings.netguard_seconds, probe_seconds=settings.probe_seconds
-        )
+        seen = None if self._first_look is None else await self._first_look.isolated()
+        if seen is None:
+            seen = await netguard.wait_isolated(
+                settings.allow, settings.canaries, seconds=settings.netguard_seconds, probe_seconds=settings.probe_seconds
+            )
         self._control.emit("netguard", {"allowed": seen.allowed, "blocked": seen.blocked})
         self.identity = identity.create(
             configuration,

@@ -15,18 +15,21 @@ import dataclasses
 import json
 import logging
 import pathlib
+import threading
+import time
 from collections.abc import Sequence
 
 from veilpod.agent import probe
 from veilpod.core.canary import Canary, on_node, parse_canary
-from veilpod.core.onion.directory import parse_endpoint
-from veilpod.core.task.pods import CANARY_REACHABLE
+from veilpod.core.endpoint import parse_endpoint
+from veilpod.core.task.exit_codes import CANARY_REACHABLE
 from veilpod.errors import InvalidInput, ProtocolViolation, Refused
 
 EXIT_CODES = {"NetworkIsolated": 0, "CanaryReachable": CANARY_REACHABLE, "PeerUnreachable": 21, "BadArguments": 22, "ProbeFailed": 23}
 _PROBE_SECONDS = 1.0
 _PAUSE_SECONDS = 0.25
 _PROBES = 64  # sockets at once
+_FRESH_SECONDS = 10.0  # how old an observation may be when keys are born
 _REMEDIES = {
     "CanaryReachable": "the cluster's network must enforce NetworkPolicy by dropping",
     "PeerUnreachable": "no allowed relay answers",
@@ -88,6 +91,27 @@ async def wait_isolated(
                     return seen
                 await asyncio.sleep(_PAUSE_SECONDS)
     raise Refused(last, f"the sandbox's network is not isolated: {_REMEDIES[last]}")
+
+
+class FirstLook:
+    """An observation that begins with the process, in a thread, while the process gets ready for everything else."""
+
+    def __init__(self, allow: Sequence[Endpoint], canaries: Sequence[Canary], *, probe_seconds: float = _PROBE_SECONDS) -> None:
+        self._seen: Observation | None = None
+        self._at = time.monotonic()
+
+        def look() -> None:
+            with contextlib.suppress(OSError):  # then there was no observation, and the next one is awaited
+                self._seen = asyncio.run(observe(allow, canaries, probe_seconds=probe_seconds))
+
+        self._thread = threading.Thread(target=look, name="netguard", daemon=True)
+        self._thread.start()
+
+    async def isolated(self) -> Observation | None:
+        """What it saw, if that was isolation and is not old; None: look again."""
+        await asyncio.to_thread(self._thread.join)
+        seen, fresh = self._seen, time.monotonic() - self._at < _FRESH_SECONDS
+        return seen if seen is not None and seen.verdict == "NetworkIsolated" and fresh else None
 
 
 def parse_endpoints(texts: Sequence[str]) -> list[Endpoint]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from veilpod.agent import confinement, state, volumes
 from veilpod.agent.life import Life, MakeOnion
+from veilpod.agent.netguard import FirstLook
 from veilpod.agent.program import Program
 from veilpod.agent.seal import RELEASED, SealSocket
 from veilpod.agent.settings import Settings
@@ -43,13 +44,13 @@ log = logging.getLogger(__name__)
 class Service:
     """One agent process. `run` serves until cancelled, and wipes."""
 
-    def __init__(self, settings: Settings, make_onion: MakeOnion, tee: Tee | None = None) -> None:
+    def __init__(self, settings: Settings, make_onion: MakeOnion, tee: Tee | None = None, first_look: FirstLook | None = None) -> None:
         self._settings = settings
         self._tee = tee or NoTee()
         self.control = ControlServer(settings.operator_cert, self._commands())
         self._program = Program(settings.program_socket)
         self._seal = SealSocket(settings.seal_socket)
-        self.life = Life(settings, self.control, self._program, make_onion)
+        self.life = Life(settings, self.control, self._program, make_onion, first_look)
         self.ready_port = 0
         self._living: asyncio.Task[None] | None = None
         self._zeroised: Zeroised | None = None

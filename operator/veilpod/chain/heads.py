@@ -16,6 +16,7 @@ from veilpod.errors import ChainUnavailable, InvalidInput, VeilpodError
 
 log = logging.getLogger(__name__)
 
+_SOON = (0.05, 0.1, 0.2)  # seconds between the looks that follow a nudge
 _LATE_SECONDS = 30.0  # in which the second endpoint may learn of a block before its silence about it counts
 
 
@@ -75,6 +76,7 @@ class Heads:
         self._seen_at = clock()
         self._changed = asyncio.Event()
         self._nudged = asyncio.Event()
+        self._soon: list[float] = []
         self._refreshing = asyncio.Lock()
         self._failure: VeilpodError | None = None
         self.depth = depth
@@ -151,11 +153,14 @@ class Heads:
         return self.latest
 
     def nudge(self) -> None:
-        """Ask the owner to look now: a transaction has just left."""
+        """Ask the owner to look now, and soon again: a transaction has just left, and a chain that mines at once needs a moment for it."""
+        self._soon = list(_SOON)
         self._nudged.set()
 
     async def pause(self, seconds: float) -> None:
         """Sleep between two looks, at most until the next nudge."""
+        if self._soon:
+            seconds = min(seconds, self._soon.pop(0))
         try:
             async with asyncio.timeout(seconds):
                 await self._nudged.wait()

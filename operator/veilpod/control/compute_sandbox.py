@@ -19,11 +19,12 @@ from veilpod.core import statement as statements
 from veilpod.core.agent_messages import Configuration, MailboxEntry, NodeKey, Published
 from veilpod.core.canary import parse_canary
 from veilpod.core.canonical import from_hex, to_hex
+from veilpod.core.endpoint import parse_endpoint, spell_endpoint
 from veilpod.core.entities import ChainTask
 from veilpod.core.evidence import NoTee
 from veilpod.core.ids import PodUid
 from veilpod.core.kinds import PODS
-from veilpod.core.onion.directory import RelayEntry, fresh, parse_endpoint, spell_endpoint
+from veilpod.core.onion.directory import RelayEntry, fresh
 from veilpod.core.sandbox_class import SandboxClass
 from veilpod.core.statement import Statement, parse_statement, statement_nonce, verify_statement
 from veilpod.core.task import spec as specs

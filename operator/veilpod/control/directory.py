@@ -3,9 +3,10 @@
 import logging
 
 from veilpod.control.context import Context
+from veilpod.core.endpoint import spell_endpoint
 from veilpod.core.entities import Role
 from veilpod.core.kinds import SERVICES
-from veilpod.core.onion.directory import RelayEntry, read_directory, spell_endpoint
+from veilpod.core.onion.directory import RelayEntry, read_directory
 from veilpod.core.onion.trouble import find_trouble
 from veilpod.core.task.snapshot import Refusal
 from veilpod.core.task.spec import TaskSpec

@@ -15,11 +15,12 @@ from veilpod.control.context import Context
 from veilpod.control.directory import relay_directory
 from veilpod.control.relay_identities import Identities, IdentityRefused, without_identity
 from veilpod.control.relay_link import RelayLink
+from veilpod.core.endpoint import spell_endpoint
 from veilpod.core.entities import Node, NodeStatus
 from veilpod.core.entities import Role as NodeRole
 from veilpod.core.kinds import DEPLOYMENTS, PODS, SERVICES, Kind
 from veilpod.core.onion import registration, relay_identity
-from veilpod.core.onion.directory import claimed_capacity, exit_endpoints, spell_endpoint
+from veilpod.core.onion.directory import claimed_capacity, exit_endpoints
 from veilpod.core.onion.registration import Claim, Heartbeat, Move, Register, Retire, Rotate, Running, SetStatus, Step
 from veilpod.core.onion.relay_status import Replica
 from veilpod.core.task.manifest import to_bytes

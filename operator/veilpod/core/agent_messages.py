@@ -8,11 +8,12 @@ import dataclasses
 from typing import Any
 
 from veilpod.core.canonical import canonical, tagged_digest, to_hex
+from veilpod.core.endpoint import parse_endpoint, spell_endpoint
 from veilpod.core.fields import Fields, address_bytes
 from veilpod.core.ids import Address, NodeId, PodUid, ServerIndex, TaskId
 from veilpod.core.keys import SIGNATURE_BYTES, SigningKey, recover
 from veilpod.core.meeting import FAILURES, MAX_SERVERS
-from veilpod.core.onion.directory import RelayEntry, parse_endpoint, spell_endpoint
+from veilpod.core.onion.directory import RelayEntry
 from veilpod.core.onion.trouble import TROUBLES
 from veilpod.core.task.spec import TaskSpec, decode_spec
 from veilpod.core.tiers import OBSERVABLE

@@ -22,6 +22,7 @@ from veilpod.net.framing import json_frame, read_json_frame
 
 _DIAL_SECONDS = 5.0
 _BACKOFF = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_FIRST_PAUSE = 0.2  # until a server that is about to start has answered once: a task waits for it
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class Link:
         self._connected = asyncio.Event()
         self._writer: asyncio.StreamWriter | None = None
         self._dead: Terminal | None = None
+        self._met = False
         self._task = asyncio.create_task(self._keep_connected())
 
     @property
@@ -135,7 +137,8 @@ class Link:
                 if self._dead is None:
                     self._connected.clear()
                 self._writer = None
-            await asyncio.sleep(_BACKOFF[min(attempt, len(_BACKOFF) - 1)])
+            pause = _BACKOFF[min(attempt, len(_BACKOFF) - 1)]
+            await asyncio.sleep(pause if self._met else min(pause, _FIRST_PAUSE))
 
     async def _session(self) -> None:
         async with asyncio.timeout(_DIAL_SECONDS):
@@ -172,7 +175,7 @@ class Link:
                 raise
         if answer.get("id") != 0 or "ok" not in answer:
             raise ProtocolViolation("BadResume", "resume was not answered", party="agent")
-        self._writer = writer
+        self._writer, self._met = writer, True
         for body, _ in self._pending.values():
             writer.write(body)
         self._connected.set()

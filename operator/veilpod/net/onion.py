@@ -18,8 +18,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from veilpod.core.endpoint import spell_endpoint
 from veilpod.core.ids import NodeId
-from veilpod.core.onion.directory import RelayEntry, fresh, spell_endpoint
+from veilpod.core.onion.directory import RelayEntry, fresh
 from veilpod.core.onion.geometry import COOKIE, CellClass
 from veilpod.core.onion.legs import Place, places
 from veilpod.core.onion.messages import Message

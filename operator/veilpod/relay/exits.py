@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from veilpod.core.onion.directory import parse_endpoint, spell_endpoint
+from veilpod.core.endpoint import parse_endpoint, spell_endpoint
 from veilpod.core.onion.geometry import CellClass
 from veilpod.core.onion.messages import EndReason
 from veilpod.errors import CircuitFailed, PeerUnavailable, ProtocolViolation, VeilpodError

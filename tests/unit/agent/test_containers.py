@@ -77,8 +77,8 @@ sys.exit(__main__.main(sys.argv[2:]))
 
 # As in a pod: the agent's user, not root. Modules are loaded before, for a developer's Python may lie in root's home.
 BECOME_NOBODY = """
-import os
-import veilpod.agent.__main__
+import os, shutil
+import veilpod.agent.__main__, veilpod.agent.service, veilpod.net.demonstration
 os.setgroups([]); os.setgid(65532); os.setuid(65532)
 """
 

@@ -68,6 +68,21 @@ async def test_it_refuses_with_the_last_verdict(standing: Fence, reason: str) ->
     assert refused.value.reason == reason
 
 
+@pytest.mark.parametrize("fence_holds", [True, False])
+async def test_a_first_look_counts_only_if_it_saw_isolation(standing: Fence, fence_holds: bool) -> None:
+    look = netguard.FirstLook([standing.peer], [standing.canary if fence_holds else standing.peer], probe_seconds=0.2)
+    seen = await look.isolated()
+    assert (seen is not None) == fence_holds
+    if seen is not None:
+        assert (seen.allowed, seen.blocked) == (1, 1)
+
+
+async def test_a_first_look_that_is_old_does_not_count(standing: Fence, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = netguard.FirstLook([standing.peer], [standing.canary], probe_seconds=0.2)
+    monkeypatch.setattr(netguard, "_FRESH_SECONDS", 0.0)
+    assert await look.isolated() is None
+
+
 # -- what an answer is, and what is none
 
 

@@ -7,11 +7,11 @@ where time is known (`fresh`). Paper step 5.
 
 import contextlib
 import dataclasses
-import ipaddress
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from veilpod.core.canonical import from_hex, to_hex
+from veilpod.core.endpoint import parse_endpoint, spell_endpoint
 from veilpod.core.entities import Node, NodeStatus, Role
 from veilpod.core.identity import check_proof
 from veilpod.core.ids import Address, NodeId
@@ -125,24 +125,6 @@ class RelayEntry:
 def claimed_capacity(bandwidth: int) -> int:
     """What a relay that carries at most so many bytes a second registers: KiB a second, rounded down, 1 at least."""
     return min(max(bandwidth // CAPACITY_UNIT, 1), MAX_CAPACITY)
-
-
-def parse_endpoint(endpoint: str) -> tuple[str, int]:
-    """Read "ip:port" (IPv6 in brackets), never a DNS name. Raises ProtocolViolation("BadRelayEntry")."""
-    host, _, port = endpoint.rpartition(":")
-    try:
-        address, number = ipaddress.ip_address(host.strip("[]")), int(port)
-        if not 0 < number < 65536:
-            raise ValueError("port")
-    except ValueError as error:
-        raise ProtocolViolation("BadRelayEntry", f"not an ip:port: {endpoint[:60]!r}") from error
-    return str(address), number
-
-
-def spell_endpoint(host: str, port: int) -> str:
-    """The one spelling of an endpoint, for exit policies: the address as `ipaddress` writes it."""
-    host, port = parse_endpoint(f"[{host.strip('[]')}]:{port}")
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def read_directory(nodes: Iterable[Node], *, registry: Address, chain_id: int) -> tuple[list[RelayEntry], list[NodeId]]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from veilpod.core.ids import PodUid
+from veilpod.core.task.exit_codes import CANARY_REACHABLE
 from veilpod.core.task.snapshot import PodSeen
 
 FINALIZER = "veilpod.dev/evidence"
@@ -16,7 +17,6 @@ INTENT_ANNOTATION = "veilpod.dev/intent"
 INCARNATION_LABEL = "veilpod.dev/incarnation"
 AGENT = "agent"
 NETGUARD = "netguard"
-CANARY_REACHABLE = 20  # netguard's exit code for a fence that does not hold
 # What the kubelet says of a container that it cannot start, in our words: its messages name nodes and registries.
 STUCK = {
     "ErrImagePull": "ImageUnavailable",
