@@ -11,6 +11,7 @@ VeilpodError
 ├── InvalidInput         a manifest, key, file or value that a person must correct
 ├── Refused              a control that cannot be honoured (netguard, policy, image digest, tier)
 ├── ProtocolViolation    a message that no honest party sends; `party` names who sent it
+├── PeerFault            another server of the task broke a protocol of all servers, or fell silent in it; `peer` is its index
 └── ChainRejected        a contract refused a transaction; the custom error's name is in the message
 """
 
@@ -73,6 +74,14 @@ class ProtocolViolation(Terminal):
     def __init__(self, reason: str, message: str, *, party: str = "") -> None:
         super().__init__(reason, message)
         self.party = party
+
+
+class PeerFault(Terminal):
+    """A server of the task broke a protocol that needs all of them, or fell silent in it. `peer` is its index."""
+
+    def __init__(self, reason: str, message: str, *, peer: int) -> None:
+        super().__init__(reason, message)
+        self.peer = peer
 
 
 class ChainRejected(Terminal):

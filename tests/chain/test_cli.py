@@ -9,7 +9,7 @@ import json
 import pytest
 import yaml
 from tests.chain.test_task_life import register
-from tests.support import sandboxes, stores
+from tests.support import ceremonies, sandboxes, stores
 from tests.support.anvil import CHAIN_ID, account, caught_up
 from tests.support.fake_kubectl import kubectl
 
@@ -18,11 +18,12 @@ from veilpod.cli import main
 from veilpod.core import dataset
 from veilpod.core import result as results
 from veilpod.core.canonical import to_hex
+from veilpod.core.ceremony.words import Ceremony
 from veilpod.core.dataset_spec import resource_id
 from veilpod.core.entities import Role
 from veilpod.core.ids import NodeId, ServerIndex
 from veilpod.core.keys import custody_key
-from veilpod.core.meeting import ResultPiece
+from veilpod.core.meeting import ResultPiece, sign_author
 from veilpod.core.sealing import HybridPrivateKey, recipient_text
 from veilpod.core.store_messages import TaskTerms
 from veilpod.core.task.spec import Deadlines, Payment, Program, Quorum, ResultSpec, TaskRole, TaskSpec, Topology, make_terms
@@ -160,15 +161,18 @@ async def finished(anvil, open_chain, tmp_path, kubectl, *, in_mailbox=None):
     keys = [dataclasses.replace(sandboxes.keys(number + 1), server=account(number + 1)) for number in range(2)]
     offers = [sandboxes.offer(key, index=index, task=task) for index, key in enumerate(keys)]
     digests = [offer.statement.digest for offer in offers]
-    digest = sandbox_key_digest(domain, task, key=keys[1].signing.address, statements_hash=statements_hash(digests))
+    signing = [key.signing for key in keys]
+    ceremony = Ceremony(task=task, statements=statements_hash(digests), signers=tuple(key.address for key in signing))
+    posts, group = ceremonies.play(ceremonies.members(ceremony, signing))
+    digest = sandbox_key_digest(domain, task, key=group.address, statements_hash=statements_hash(digests))
     signatures = b"".join(key.server.sign(digest) for key in keys)
-    await requester.writer.publish_key(task, key=keys[1].signing.address, statements=digests, signatures=signatures, descriptors=b"[]")
+    await requester.writer.publish_key(task, key=group.address, statements=digests, signatures=signatures, descriptors=b"[]")
 
     archive = results.pack([results.Entry(path="model/weights.txt", data=b"0.5\n")], limit=1 << 20)
     made = results.Result(archive=archive, log=results.Log(stdout=b"trained\n"))
     sealed = results.seal_result(made, task=task, recipient=RECIPIENT.public_bytes)
     result_hash = results.result_hash(task, sealed)
-    signature = keys[1].signing.sign(result_digest(domain, task, result_hash=result_hash))
+    signature = group.sign(result_digest(domain, task, result_hash=result_hash))
 
     async with stores.running(tmp_path / "mailbox") as service:
         service.mailbox.announce(
@@ -176,9 +180,11 @@ async def finished(anvil, open_chain, tmp_path, kubectl, *, in_mailbox=None):
         )
         for offer in offers:
             await service.mailbox.put_offer(offer.document())
-        piece = ResultPiece(
-            task=task, offset=0, total=len(sealed), digest=hashlib.sha256(sealed).digest(), signature=signature, chunk=sealed
-        )
+        for stage in posts:
+            await asyncio.gather(*(service.mailbox.put_ceremony(post.document()) for post in stage))
+        digest = hashlib.sha256(sealed).digest()
+        author = sign_author(task, digest, keys[1].signing)
+        piece = ResultPiece(task=task, offset=0, total=len(sealed), digest=digest, signature=signature, author=author, chunk=sealed)
         assert (await service.mailbox.put_result(piece.document()))["complete"]
 
         labels = {"app.kubernetes.io/name": "veilpod", "app.kubernetes.io/component": "mailbox"}
@@ -205,7 +211,7 @@ async def finished(anvil, open_chain, tmp_path, kubectl, *, in_mailbox=None):
 
         async def complete(hashed=result_hash):
             await servers[0].writer.report(task, 0)
-            signed = keys[1].signing.sign(result_digest(domain, task, result_hash=hashed))
+            signed = group.sign(result_digest(domain, task, result_hash=hashed))
             await servers[1].writer.complete(task, index=1, result_hash=hashed, signature=signed)
 
         arguments = ("result", "tumour", "-n", "institute", "--key", tmp_path / "result.key", "-o", tmp_path / "result")
@@ -219,6 +225,8 @@ async def test_a_result_is_fetched_verified_against_the_chain_and_written(anvil,
         assert (code, err) == (0, "")
         assert f"✓ the chain's result hash is this result's: {to_hex(found.result_hash)}" in out
         assert out.count("✓ countersigned by its server") == 2
+        assert "✓ the task key was made by all 2 sandboxes together" in out
+        assert "✓ the result was made in the sandbox of server 1" in out
         assert "✗ T1 Sandboxed" in out
         assert (tmp_path / "result/out/model/weights.txt").read_bytes() == b"0.5\n"
         assert (tmp_path / "result/stdout.log").read_bytes() == b"trained\n"
@@ -233,7 +241,7 @@ async def test_a_result_that_is_not_on_chain_yet_says_so(anvil, open_chain, veil
     async with finished(anvil, open_chain, tmp_path, kubectl) as found:
         code, out, _ = await veilpod(*found.arguments, "--output", "json")
         assert code == 0
-        assert [check["holds"] for check in json.loads(out)["checks"]] == [True, None, True, True]
+        assert [check["holds"] for check in json.loads(out)["checks"]] == [True, None, True, True, True]
 
 
 async def test_a_result_that_the_chain_does_not_name_is_not_written(anvil, open_chain, veilpod, tmp_path, kubectl):

@@ -2,11 +2,12 @@
 
 import hashlib
 
-from tests.support import sandboxes
+from tests.support import ceremonies, sandboxes
 
+from veilpod.core.ceremony.words import Ceremony
 from veilpod.core.ids import NodeId, ServerIndex
 from veilpod.core.keys import checksum_address
-from veilpod.core.meeting import Acceptance, Descriptor, ForStore, Note, ResultPiece, make_note, seal_descriptor
+from veilpod.core.meeting import Acceptance, Descriptor, ForStore, Note, ResultPiece, make_note, seal_descriptor, sign_author
 from veilpod.core.result import result_hash_of_digest
 from veilpod.core.store_messages import TaskTerms
 from veilpod.core.typed_data import Domain, result_digest, sandbox_key_digest, statements_hash
@@ -16,6 +17,12 @@ KEYS = [sandboxes.keys(1), sandboxes.keys(2)]
 OFFERS = [sandboxes.offer(k, index=i) for i, k in enumerate(KEYS)]
 DOMAIN = Domain(chain_id=31337, contract=checksum_address(b"\x0c" * 20))
 TERMS = TaskTerms(task=TASK, owners=tuple(k.server.address for k in KEYS), result_from=ServerIndex(0), max_size=1 << 20, domain=DOMAIN)
+CEREMONY = Ceremony(
+    task=TASK,
+    statements=statements_hash([offer.statement.digest for offer in OFFERS]),
+    signers=tuple(k.signing.address for k in KEYS),
+)
+POSTS, GROUP = ceremonies.play(ceremonies.members(CEREMONY, [k.signing for k in KEYS]))
 
 
 def acceptance(index: int, *, marker: bytes = b"c") -> Acceptance:
@@ -24,7 +31,7 @@ def acceptance(index: int, *, marker: bytes = b"c") -> Acceptance:
     return Acceptance(
         task=TASK,
         index=ServerIndex(index),
-        signature=KEYS[index].server.sign(sandbox_key_digest(DOMAIN, TASK, key=KEYS[0].signing.address, statements_hash=hashed)),
+        signature=KEYS[index].server.sign(sandbox_key_digest(DOMAIN, TASK, key=GROUP.address, statements_hash=hashed)),
         descriptors=(
             seal_descriptor(
                 descriptor, task=TASK, to=ForStore(node=NodeId(9)), reader_key=KEYS[index].onion.public_key().public_bytes_raw()
@@ -39,8 +46,11 @@ def note(index: int, event: str = "Computed", *, time: int = 1_790_000_000, code
 
 def pieces(sealed: bytes, *, size: int = 1000) -> list[ResultPiece]:
     digest = hashlib.sha256(sealed).digest()
-    signature = KEYS[0].signing.sign(result_digest(DOMAIN, TASK, result_hash=result_hash_of_digest(TASK, digest)))
+    signature = GROUP.sign(result_digest(DOMAIN, TASK, result_hash=result_hash_of_digest(TASK, digest)))
+    author = sign_author(TASK, digest, KEYS[0].signing)
     return [
-        ResultPiece(task=TASK, offset=at, total=len(sealed), digest=digest, signature=signature, chunk=sealed[at : at + size])
+        ResultPiece(
+            task=TASK, offset=at, total=len(sealed), digest=digest, signature=signature, author=author, chunk=sealed[at : at + size]
+        )
         for at in range(0, len(sealed), size)
     ]

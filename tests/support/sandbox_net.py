@@ -394,8 +394,8 @@ class World:
         self.mailbox: stores.Linked
         self.published: Published
 
-    async def meet(self) -> None:
-        """Configure, offer, accept, publish: what operators and the chain do."""
+    async def assemble(self) -> None:
+        """Configure and offer: from here on the sandboxes meet by themselves."""
         owners = [sandbox.chain_key for sandbox in self.sandboxes]
         await self.mailbox.link.announce_task(terms(self.sandboxes))
         port = self.mailbox.service.listener.port
@@ -404,6 +404,10 @@ class World:
         for sandbox in self.sandboxes:
             await sandbox.until("ready")
             await sandbox.make_offer()
+
+    async def meet(self) -> None:
+        """Configure, offer, accept, publish: what operators and the chain do."""
+        await self.assemble()
         for sandbox in self.sandboxes:
             await sandbox.accept()
         for sandbox in self.sandboxes:

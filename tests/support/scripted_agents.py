@@ -13,11 +13,12 @@ from typing import Any
 
 from tests.support.fake_cluster import FakeCluster
 
+from veilpod.agent import ceremony
+from veilpod.agent.meeting import collected
 from veilpod.core.agent_messages import (
     Configuration,
     Exit,
     Flushed,
-    OffersCollected,
     SealedResultInfo,
     make_zeroised,
     parse_configuration,
@@ -28,13 +29,13 @@ from veilpod.core.channel.state import order
 from veilpod.core.ids import Address, PodUid, ServerIndex, TaskId
 from veilpod.core.keys import SigningKey
 from veilpod.core.kinds import PODS, Kind
-from veilpod.core.meeting import Acceptance, Offer, ResultPiece, make_note, parse_offer
+from veilpod.core.meeting import Acceptance, Offer, ResultPiece, make_note, parse_offer, sign_author
 from veilpod.core.receipt import Transcript
 from veilpod.core.result import result_hash_of_digest
 from veilpod.core.sealing import HYBRID_PUBLIC_BYTES
 from veilpod.core.statement import Statement, sign_statement
 from veilpod.core.task.pods import image_digest
-from veilpod.core.typed_data import result_digest, statements_hash
+from veilpod.core.typed_data import result_digest
 from veilpod.errors import PeerUnavailable, Refused
 from veilpod.store.mailbox import Mailbox
 
@@ -79,6 +80,7 @@ class ScriptedAgent:
         self._configuration: Configuration | None = None
         self._statement: Statement | None = None
         self._offers: list[Offer] = []
+        self.group: SigningKey | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended: dict[int, asyncio.Event] = {}
 
@@ -145,12 +147,13 @@ class ScriptedAgent:
                     self._offers = found
                     break
             await asyncio.sleep(0.02)
-        digests = tuple(offer.statement.digest for offer in self._offers)
-        signers = tuple(offer.statement.signing_key for offer in self._offers)
-        key = signers[configuration.spec.result.sender]
-        self.emit(
-            "offers", OffersCollected(key=key, statements=digests, statements_hash=statements_hash(digests), signers=signers).document()
-        )
+        which = ceremony.ceremony_of(configuration, self._offers)
+        self.group = await ceremony.make_key(self, which, index=configuration.index, signing=self.signing, seconds=30)
+        self.emit("offers", collected(self._offers, self.group.address).document())
+
+    async def ask(self, op: str, args: dict[str, Any], *, seconds: float) -> dict[str, Any]:
+        """A mailbox client without a circuit."""
+        return await getattr(self._network.mailbox, op.replace("-", "_"))(args) or {}
 
     async def _on_acceptance(self, args: dict[str, Any]) -> None:
         configuration = self._told
@@ -231,10 +234,14 @@ class ScriptedAgent:
         configuration, sealed = self._told, os.urandom(5000)
         digest = hashlib.sha256(sealed).digest()
         hashed = result_hash_of_digest(configuration.task, digest)
-        signature = self.signing.sign(result_digest(configuration.domain, configuration.task, result_hash=hashed))
+        assert self.group
+        signature = self.group.sign(result_digest(configuration.domain, configuration.task, result_hash=hashed))
         info = SealedResultInfo(result_hash=hashed, digest=digest, size=len(sealed), signature=signature)
         self.emit("result", info.document())
-        piece = ResultPiece(task=configuration.task, offset=0, total=len(sealed), digest=digest, signature=signature, chunk=sealed)
+        author = sign_author(configuration.task, digest, self.signing)
+        piece = ResultPiece(
+            task=configuration.task, offset=0, total=len(sealed), digest=digest, signature=signature, author=author, chunk=sealed
+        )
         await self._network.mailbox.put_result(piece.document())
         self.emit("delivered", {})
         await self._note("ResultDelivered")

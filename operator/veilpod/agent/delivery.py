@@ -12,7 +12,7 @@ from veilpod.agent import volumes
 from veilpod.agent.identity import Identity
 from veilpod.agent.mailbox import MailboxClient
 from veilpod.core.agent_messages import Configuration, SealedResultInfo
-from veilpod.core.meeting import RESULT_CHUNK, ResultPiece
+from veilpod.core.meeting import RESULT_CHUNK, ResultPiece, sign_author
 from veilpod.core.result import Log, Result, pack, result_hash_of_digest, seal_result
 from veilpod.core.sealing import recipient_bytes
 from veilpod.core.typed_data import result_digest
@@ -27,15 +27,16 @@ class SealedResult:
 
     sealed: bytes
     info: SealedResultInfo
+    author: bytes  # our sandbox key's signature: the task key is not ours alone
 
 
 async def make_result(configuration: Configuration, identity: Identity, *, out: pathlib.Path, program_log: Log) -> SealedResult:
     """Read the output, seal and sign it. Raises Refused("ResultTooLarge" | "ProgramFailed")."""
     sealed, digest = await asyncio.to_thread(_seal, configuration, out, program_log)
     hashed = result_hash_of_digest(configuration.task, digest)
-    signature = identity.signing.sign(result_digest(configuration.domain, configuration.task, result_hash=hashed))
+    signature = identity.group.sign(result_digest(configuration.domain, configuration.task, result_hash=hashed))
     info = SealedResultInfo(result_hash=hashed, digest=digest, size=len(sealed), signature=signature)
-    return SealedResult(sealed=sealed, info=info)
+    return SealedResult(sealed=sealed, info=info, author=sign_author(configuration.task, digest, identity.signing))
 
 
 async def deliver(client: MailboxClient, configuration: Configuration, result: SealedResult) -> None:
@@ -49,6 +50,7 @@ async def deliver(client: MailboxClient, configuration: Configuration, result: S
                 total=result.info.size,
                 digest=result.info.digest,
                 signature=result.info.signature,
+                author=result.author,
                 chunk=result.sealed[offset : offset + RESULT_CHUNK],
             )
             try:

@@ -1,4 +1,6 @@
-"""The keys a sandbox is born with, and what it says with them (paper step 4). They exist in this process's memory and nowhere else.
+"""The keys a sandbox is born with, the task key that it makes with the others, and what it says with them (paper step 4).
+
+They exist in this process's memory and nowhere else; the task key in those of the task's other sandboxes, too.
 
 `forget` drops every reference; Python cannot promise that no copy stays in freed memory, which is why cores and tracing are forbidden,
 the pod is never swapped, and the process ends soon after.
@@ -19,6 +21,7 @@ class Identity:
 
     def __init__(self, *, signing: SigningKey, encryption: HybridPrivateKey, onion: X25519PrivateKey) -> None:
         self._keys: tuple[SigningKey, HybridPrivateKey, X25519PrivateKey] | None = (signing, encryption, onion)
+        self._group: SigningKey | None = None
         self.address: Address = signing.address
         self.statement: Statement
         self.signature: bytes
@@ -38,10 +41,23 @@ class Identity:
         """What descriptors are sealed to."""
         return self._alive()[2]
 
+    @property
+    def group(self) -> SigningKey:
+        """The task key, which every sandbox of the task holds. Raises Refused("TooEarly" | "Zeroised")."""
+        self._alive()
+        if self._group is None:
+            raise Refused("TooEarly", "the sandboxes have not made the task key yet")
+        return self._group
+
+    def join(self, group: SigningKey) -> None:
+        """Hold the task key that came out of the ceremony."""
+        self._alive()
+        self._group = group
+
     def zeroise(self, configuration: Configuration) -> Zeroised:
         """Sign the promise with the last use of the key, and forget all keys."""
         promise = make_zeroised(configuration.task, configuration.pod_uid, self.signing)
-        self._keys = None
+        self._keys = self._group = None
         return promise
 
     def _alive(self) -> tuple[SigningKey, HybridPrivateKey, X25519PrivateKey]:

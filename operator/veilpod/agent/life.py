@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from veilpod.agent import confinement, delivery, identity, meeting, netguard, state
+from veilpod.agent import ceremony, confinement, delivery, identity, meeting, netguard, state
 from veilpod.agent.identity import Identity
 from veilpod.agent.inputs import Inputs
 from veilpod.agent.link import Hooks
@@ -27,7 +27,7 @@ from veilpod.core.ids import ServerIndex
 from veilpod.core.meeting import FAILURES, Descriptor, ForPeer, ForStore, Offer, make_note, open_descriptor, parse_descriptors
 from veilpod.core.task.spec import needed
 from veilpod.core.tiers import check_promise
-from veilpod.errors import ProtocolViolation, Refused, VeilpodError
+from veilpod.errors import PeerFault, ProtocolViolation, Refused, VeilpodError
 from veilpod.ports import Onion, RendezvousPoint
 
 _BLIND_LOOKS = 3  # observations in a row in which a canary could not be looked at
@@ -91,7 +91,8 @@ class Life:
             except TimeoutError:
                 self.fail("DeadlineExceeded")
             except (VeilpodError, OSError, EOFError, ExceptionGroup) as error:
-                self.fail(_code(error, self.state.phase))
+                cause = _innermost(error)
+                self.fail(_code(cause, self.state.phase), peer=ServerIndex(cause.peer) if isinstance(cause, PeerFault) else None)
             await self._settle()
 
     def fail(self, code: str, *, peer: ServerIndex | None = None) -> None:
@@ -99,7 +100,7 @@ class Life:
         if not self.state.going:
             return
         if code in _TOO_LATE and self._trouble and asyncio.get_running_loop().time() - self._trouble_at < _TROUBLE_SECONDS:
-            code = self._trouble
+            code, peer = self._trouble, None  # who cannot hear is in no place to blame others
         self._move(state.failed(self.state, code))
         log.warning("sandbox.failed", extra={"code": code, "phase": self.state.phase.name})
         self._control.emit("failed", Failed(code=code, peer=peer).document())
@@ -132,7 +133,7 @@ class Life:
         # Who else is there, and do all servers want this key?
         await self._meet(configuration, own, mailbox, seconds=deadlines.schedule + deadlines.inputs)
         published = await self.published.wait()
-        meeting.check_published(published, meeting.collected(configuration, self.offers))
+        meeting.check_published(published, meeting.collected(self.offers, own.group.address))
         self._reach(Phase.PUBLISHED)
 
         # From here on the clock of the computation runs.
@@ -182,8 +183,17 @@ class Life:
                 signature = await self.server_signature.wait()
                 offer = Offer(statement=own.statement, signature=own.signature, server_signature=signature)
                 self.offers = await meeting.collect_offers(mailbox, configuration, offer, seconds=seconds)
+                own.join(
+                    await ceremony.make_key(
+                        mailbox,
+                        ceremony.ceremony_of(configuration, self.offers),
+                        index=configuration.index,
+                        signing=own.signing,
+                        seconds=ceremony.patience(configuration),
+                    )
+                )
                 self._reach(Phase.OFFERED)
-                self._control.emit("offers", meeting.collected(configuration, self.offers).document())
+                self._control.emit("offers", meeting.collected(self.offers, own.group.address).document())
 
                 statements = [offer.statement for offer in self.offers]
                 acceptance = meeting.make_acceptance(configuration, await self.acceptance.wait(), self._points, statements)
@@ -344,14 +354,18 @@ _BY_PHASE = {
     Phase.EXITED: "DeliveryFailed",
 }
 _BY_ENDING = {"Deadline": "ProgramTimeout", "NotStarted": "ProgramNotStarted", "NotConfined": "ProgramNotConfined"}
-_TOO_LATE = frozenset({"MeetingTimeout", "PeerLost", "DeliveryFailed", "DeadlineExceeded"})
+_TOO_LATE = frozenset({"MeetingTimeout", "CeremonyTimeout", "PeerLost", "DeliveryFailed", "DeadlineExceeded"})
 _BY_REASON = dict.fromkeys(("CanaryReachable", "PeerUnreachable", "ProbeFailed"), "NetguardRefused")
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _code(error: BaseException, phase: Phase) -> str:
     """The failure code of the vocabulary for whatever went wrong."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
     reason = getattr(error, "reason", "")
     reason = _BY_REASON.get(reason, reason)
     log.warning("sandbox.error", extra={"error": type(error).__name__, "reason": reason})

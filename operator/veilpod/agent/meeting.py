@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from veilpod.agent.mailbox import MailboxClient
 from veilpod.core.agent_messages import Configuration, OffersCollected, Published
 from veilpod.core.canonical import to_hex
-from veilpod.core.ids import ServerIndex
+from veilpod.core.ids import Address, ServerIndex
 from veilpod.core.meeting import (
     Acceptance,
     Descriptor,
@@ -86,10 +86,9 @@ def verified(configuration: Configuration, offers: Sequence[Offer]) -> list[Offe
     return ordered
 
 
-def collected(configuration: Configuration, offers: Sequence[Offer]) -> OffersCollected:
-    """What the operator is asked to accept. The task key is the signing key of the server whose output is the result."""
+def collected(offers: Sequence[Offer], key: Address) -> OffersCollected:
+    """What the operator is asked to accept: the key that the sandboxes made together, for these statements."""
     digests = tuple(offer.statement.digest for offer in offers)
-    key = offers[configuration.spec.result.sender].statement.signing_key
     signers = tuple(offer.statement.signing_key for offer in offers)
     return OffersCollected(key=key, statements=digests, statements_hash=statements_hash(digests), signers=signers)
 

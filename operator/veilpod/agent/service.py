@@ -139,7 +139,8 @@ class Service:
         signature = fields.data("signature", SIGNATURE_BYTES)
         fields.done()
         configuration, offers = self.life.configuration.get(), self.life.offers
-        key = offers[configuration.spec.result.sender].statement.signing_key
+        assert self.life.identity is not None
+        key = self.life.identity.group.address
         digests = [offer.statement.digest for offer in offers]
         digest = sandbox_key_digest(configuration.domain, configuration.task, key=key, statements_hash=statements_hash(digests))
         if recover(digest, signature) != configuration.servers[configuration.index]:

@@ -20,7 +20,7 @@ class Phase(enum.IntEnum):
     BORN = 0
     CONFIGURED = 1  # the operator said what the task is
     READY = 2  # isolation observed, keys made, rendezvous built
-    OFFERED = 3  # the server vouched, all offers are here
+    OFFERED = 3  # the server vouched, all offers are here, the task key is made
     ACCEPTED = 4  # the server accepted the task key
     PUBLISHED = 5  # the task key is on chain
     VERIFIED = 6  # every input is here and verified

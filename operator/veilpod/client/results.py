@@ -1,7 +1,7 @@
 """A recipient's work: fetch the sealed result, verify it against the chain, open it, write it down. Paper step 9.
 
 In this order, each before the next is believed: the chain's task; the digest and the task key's signature; the result hash on chain;
-every sandbox's statement against the chain; only then the result is opened and written.
+every sandbox's statement against the chain; who made the task key and the result; only then the result is opened and written.
 """
 
 import asyncio
@@ -17,17 +17,20 @@ from veilpod.client.kubectl import Kubectl
 from veilpod.client.releases import UPLOAD_PORT, store_pod
 from veilpod.core import result as results
 from veilpod.core.canonical import from_hex, to_hex
+from veilpod.core.ceremony.words import Ceremony, Confirmation, confirmed_key, parse_confirmations
 from veilpod.core.entities import ChainTask, TaskPhase
 from veilpod.core.ids import TaskId
-from veilpod.core.meeting import Offer, parse_offer, verify_result
+from veilpod.core.meeting import Offer, parse_offer, verify_author, verify_result
 from veilpod.core.sealing import HybridPrivateKey
 from veilpod.core.store_messages import ResultInfo, parse_result_info
 from veilpod.core.task.pods import image_digest
 from veilpod.core.task.spec import decode_spec
-from veilpod.core.typed_data import Domain
+from veilpod.core.typed_data import Domain, statements_hash
 from veilpod.errors import InvalidInput, ProtocolViolation
 
 _MAX_RESULT = 8 << 30
+
+_Download = tuple[ResultInfo, bytes, list[Offer], tuple[Confirmation, ...]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +51,11 @@ async def fetch(name: str, kubectl: Kubectl, options: ChainOptions, key: HybridP
         task = await chain.reader.task(task_id)
         if task.phase is TaskPhase.NONE or task.published_key is None:
             raise InvalidInput("NoResult", "the task has no published key on chain yet: see `veilpod task status`")
-        info, sealed, offers = await _download(task_id, kubectl, options.release)
+        info, sealed, offers, confirmations = await _download(task_id, kubectl, options.release)
         domain = Domain(chain_id=choice.chain_id, contract=choice.addresses.scheduler)
         checks, result_hash = _check_result(task, info, sealed, domain)
         servers = await _check_statements(task, offers, chain)
-        checks.append(_check_task_key(task, offers))
+        checks += _check_makers(task, info, offers, confirmations)
     opened_result = await asyncio.to_thread(results.open_result, sealed, key, task=task_id)
     checks.append(ladder.Step(holds=True, text="opened with your key; the archive is the one that its sealed header names"))
     return Verified(task=task_id, result=opened_result, result_hash=result_hash, checks=tuple(checks), servers=servers)
@@ -89,17 +92,18 @@ def write(verified: Verified, directory: pathlib.Path) -> list[pathlib.Path]:
     return written
 
 
-async def _download(task: TaskId, kubectl: Kubectl, release: str | None) -> tuple[ResultInfo, bytes, list[Offer]]:
+async def _download(task: TaskId, kubectl: Kubectl, release: str | None) -> _Download:
     pod = await store_pod(kubectl, "mailbox", release=release)
     async with kubectl.forward(pod, UPLOAD_PORT) as port:
         async with exchange.opened(port) as talk:
             answer = await talk.ask({"get": "offers", "taskId": to_hex(task)})
             offers = [parse_offer(item, party="mailbox") for item in answer.get("offers", [])]
+            confirmations = parse_confirmations(answer.get("confirmations", []), party="mailbox")
         async with exchange.opened(port) as talk:
             info = parse_result_info(await talk.ask({"get": "result", "taskId": to_hex(task)}))
             if info.size > _MAX_RESULT:
                 raise ProtocolViolation("ResultRefused", f"a result of {info.size} bytes", party="mailbox")
-            return info, await talk.receive(info.size), offers
+            return info, await talk.receive(info.size), offers, confirmations
 
 
 def _check_result(task: ChainTask, info: ResultInfo, sealed: bytes, domain: Domain) -> tuple[list[ladder.Step], bytes]:
@@ -118,11 +122,19 @@ def _check_result(task: ChainTask, info: ResultInfo, sealed: bytes, domain: Doma
     return steps, result_hash
 
 
-def _check_task_key(task: ChainTask, offers: list[Offer]) -> ladder.Step:
+def _check_makers(task: ChainTask, info: ResultInfo, offers: list[Offer], confirmations: tuple[Confirmation, ...]) -> list[ladder.Step]:
+    """Every sandbox holds the task key: that they all made it, and which of them made the result, is said by their own keys."""
+    signers = tuple(offer.statement.signing_key for offer in offers)
+    ceremony = Ceremony(task=task.id, statements=statements_hash(task.statements), signers=signers)
+    if confirmed_key(ceremony, confirmations, party="mailbox") != task.published_key:
+        raise ProtocolViolation("KeyRefused", "the published key is another one than the sandboxes made together", party="requester")
     sender = decode_spec(task.spec).result.sender
-    if offers[sender].statement.signing_key != task.published_key:
-        raise ProtocolViolation("StatementRefused", "the task key is not the key of the sandbox that made the result", party="requester")
-    return ladder.Step(holds=True, text=f"the task key was born in the sandbox of server {sender}")
+    verify_author(task.id, info.digest, info.author, signers[sender], party="mailbox")
+    everybody = "the one sandbox" if len(signers) == 1 else f"all {len(signers)} sandboxes together"
+    return [
+        ladder.Step(holds=True, text=f"the task key was made by {everybody}, each of which confirmed it"),
+        ladder.Step(holds=True, text=f"the result was made in the sandbox of server {sender}"),
+    ]
 
 
 async def _check_statements(task: ChainTask, offers: list[Offer], chain: Chain) -> tuple[tuple[Offer, tuple[ladder.Step, ...]], ...]:

@@ -201,10 +201,8 @@ class Sandboxes:
         count = len(spec.servers)
         if len(meeting.statements) != count or len(meeting.signers) != count:
             raise ProtocolViolation("StatementRefused", "the meeting is not of all servers", party="agent")
-        if meeting.statements[assignment.index] != facts.statement or meeting.key != meeting.signers[spec.result.sender]:
-            raise ProtocolViolation(
-                "StatementRefused", "the meeting is not about our sandbox, or its key is not the result's server's", party="agent"
-            )
+        if meeting.statements[assignment.index] != facts.statement or meeting.signers[assignment.index] != facts.signer:
+            raise ProtocolViolation("StatementRefused", "the meeting is not about our sandbox", party="agent")
         hashed = statements_hash(meeting.statements)
         digest = sandbox_key_digest(self._domain, assignment.task, key=meeting.key, statements_hash=hashed)
 

@@ -15,14 +15,17 @@ from veilpod.control.directory import relay_trouble
 from veilpod.control.status import has_finalizer, is_deleting, seen, together
 from veilpod.control.store_link import StoreLink
 from veilpod.core import meeting
+from veilpod.core.ceremony.evidence import judge
+from veilpod.core.ceremony.words import Ceremony, confirmed_key
 from veilpod.core.entities import NATIVE, ChainChannel, ChainTask, ChannelPhase, Node, Role, TaskPhase
 from veilpod.core.ids import Address, ChannelId, NodeId, ServerIndex, TaskId
 from veilpod.core.result import result_hash_of_digest
+from veilpod.core.store_messages import CeremonyReport
 from veilpod.core.task import candidates, manifest
 from veilpod.core.task import spec as specs
 from veilpod.core.task.facts import Failure
-from veilpod.core.task.snapshot import Delivered, Intent, MailboxSeen, Publication, Refusal, Seen, TaskSnapshot, Unknown
-from veilpod.core.typed_data import Domain
+from veilpod.core.task.snapshot import CeremonySeen, Delivered, Intent, MailboxSeen, Publication, Refusal, Seen, TaskSnapshot, Unknown
+from veilpod.core.typed_data import Domain, statements_hash
 from veilpod.errors import InvalidInput, ProtocolViolation, Refused
 
 log = logging.getLogger(__name__)
@@ -63,7 +66,7 @@ class View:
             if task.phase is TaskPhase.REQUESTED and spec:
                 chosen = await seen(self._choose(task, spec, now, memory.attempt))
             elif spec:
-                box, channels = await together(self._look_into(task, spec, memory), self._channels(task, spec, memory))
+                box, channels = await together(self._look_into(task, memory), self._channels(task, spec, memory))
         relays = await self._relays(spec or intent, task, now)
         failure = (body.get("status") or {}).get("failure")
         return TaskSnapshot(
@@ -146,61 +149,38 @@ class View:
 
     # -- the mailbox
 
-    async def _look_into(self, task: ChainTask, spec: specs.TaskSpec, memory: Memory) -> Seen[MailboxSeen]:
+    async def _look_into(self, task: ChainTask, memory: Memory) -> Seen[MailboxSeen]:
         if task.phase not in _MET or not memory.announced:
             # Whether the mailbox is there shows when the task is announced to it.
             return MailboxSeen(announced=memory.announced) if self._mailbox.connected else Unknown("MailboxUnavailable")
         try:
-            found: Seen[MailboxSeen] = await seen(self._read(task, spec, await self.owners(task, memory)))
+            found: Seen[MailboxSeen] = await seen(self._read(task, await self.owners(task, memory)))
         except Refused as error:
             log.info("mailbox.refused", extra={"reason": error.reason})
             memory.announced = False  # a new mailbox, or one that forgot: announce again
             return MailboxSeen(announced=False)
         return found
 
-    async def _read(self, task: ChainTask, spec: specs.TaskSpec, owners: tuple[Address, ...]) -> MailboxSeen:
+    async def _read(self, task: ChainTask, owners: tuple[Address, ...]) -> MailboxSeen:
         offers, notes, result = await together(
             self._mailbox.offers(task.id), self._mailbox.notes(task.id), self._mailbox.result_info(task.id)
         )
         good = {offer.statement.index: offer for offer in offers if _offer_holds(offer, task, owners)}
-        publication = None
+        publication = ceremony = None
         if task.phase is TaskPhase.ASSIGNED and len(good) == len(owners):
-            publication = self._publication(task.id, spec, good, owners, await self._mailbox.acceptances(task.id))
+            report, acceptances = await together(self._mailbox.ceremony(task.id), self._mailbox.acceptances(task.id))
+            which = _ceremony_of(task.id, good)
+            publication = _publication(self.domain, which, good, owners, report, acceptances)
+            ceremony = None if publication else _ceremony_seen(which, report)
         told = [note for note in notes if note.index in good and _note_holds(note, good[note.index].statement.signing_key)]
         return MailboxSeen(
             announced=True,
             offers=frozenset(good),
+            ceremony=ceremony,
             publication=publication,
             notes=frozenset((note.index, note.event) for note in told if note.event != "Failed"),
             failures=tuple((note.index, note.code) for note in told if note.event == "Failed"),
             result=self._delivered(task, result) if result else None,
-        )
-
-    def _publication(
-        self,
-        task: TaskId,
-        spec: specs.TaskSpec,
-        offers: Mapping[ServerIndex, meeting.Offer],
-        owners: tuple[Address, ...],
-        acceptances: Sequence[meeting.Acceptance],
-    ) -> Publication | None:
-        key = offers[spec.result.sender].statement.signing_key
-        statements = tuple(offers[ServerIndex(index)].statement.digest for index in range(len(owners)))
-        by_index = {acceptance.index: acceptance for acceptance in acceptances}
-        if len(by_index) != len(owners):
-            return None
-        ordered = [by_index[ServerIndex(index)] for index in range(len(owners))]
-        try:
-            for acceptance, owner in zip(ordered, owners, strict=True):
-                meeting.verify_acceptance(acceptance, domain=self.domain, key=key, statements=statements, owner=owner)
-        except ProtocolViolation as violation:
-            log.warning("acceptance.refused", extra={"reason": violation.reason})
-            return None
-        return Publication(
-            key=key,
-            statements=statements,
-            signatures=b"".join(acceptance.signature for acceptance in ordered),
-            descriptors=meeting.descriptors_document(ordered),
         )
 
     def _delivered(self, task: ChainTask, result: Any) -> Delivered | None:
@@ -225,6 +205,56 @@ class View:
     async def _read_channels(self, task: ChainTask, spec: specs.TaskSpec, memory: Memory) -> tuple[ChainChannel, ...]:
         memory.channels = specs.channels_of(task.requester, spec, await self.owners(task, memory))
         return tuple(await together(*(self._context.reader.channel(channel) for channel in memory.channels)))
+
+
+def _ceremony_of(task: TaskId, offers: Mapping[ServerIndex, meeting.Offer]) -> Ceremony:
+    statements = [offer.statement for _, offer in sorted(offers.items())]
+    return Ceremony(
+        task=task,
+        statements=statements_hash([statement.digest for statement in statements]),
+        signers=tuple(statement.signing_key for statement in statements),
+    )
+
+
+def _ceremony_seen(ceremony: Ceremony, report: CeremonyReport) -> CeremonySeen | None:
+    """What the ceremony waits for, and against whom there is evidence that holds."""
+    proved: list[tuple[ServerIndex, str]] = []
+    for evidence in report.evidence:
+        try:
+            proved.append((judge(ceremony, evidence), type(evidence).__name__))
+        except ProtocolViolation as violation:
+            log.warning("evidence.refused", extra={"reason": violation.reason})
+    if report.stage in ("", "done") and not proved:
+        return None
+    return CeremonySeen(stage=report.stage, missing=report.missing, proved=tuple(proved))
+
+
+def _publication(
+    domain: Domain,
+    ceremony: Ceremony,
+    offers: Mapping[ServerIndex, meeting.Offer],
+    owners: tuple[Address, ...],
+    report: CeremonyReport,
+    acceptances: Sequence[meeting.Acceptance],
+) -> Publication | None:
+    statements = tuple(offers[ServerIndex(index)].statement.digest for index in range(len(owners)))
+    by_index = {acceptance.index: acceptance for acceptance in acceptances}
+    if len(by_index) != len(owners):
+        return None
+    ordered = [by_index[ServerIndex(index)] for index in range(len(owners))]
+    try:
+        key = confirmed_key(ceremony, report.confirmations)
+        for acceptance, owner in zip(ordered, owners, strict=True):
+            meeting.verify_acceptance(acceptance, domain=domain, key=key, statements=statements, owner=owner)
+    except ProtocolViolation as violation:
+        log.warning("acceptance.refused", extra={"reason": violation.reason})
+        return None
+    return Publication(
+        key=key,
+        statements=statements,
+        signatures=b"".join(acceptance.signature for acceptance in ordered),
+        descriptors=meeting.descriptors_document(ordered),
+    )
 
 
 def _offer_holds(offer: meeting.Offer, task: ChainTask, owners: tuple[Address, ...]) -> bool:

@@ -111,6 +111,10 @@ class StoreLink:
         """The offers so far, by index; their signatures were checked by the mailbox."""
         return [meeting.parse_offer(item) for item in await self._list("offers", task)]
 
+    async def ceremony(self, task: TaskId) -> store_messages.CeremonyReport:
+        """How far the key ceremony is, and the evidence against who broke it."""
+        return store_messages.parse_ceremony(await self._call("ceremony", taskId=to_hex(task)))
+
     async def acceptances(self, task: TaskId) -> list[meeting.Acceptance]:
         """The acceptances so far, by index."""
         return [meeting.parse_acceptance(item) for item in await self._list("acceptances", task)]

@@ -22,6 +22,7 @@ from veilpod.core.typed_data import Domain, result_digest, sandbox_key_digest, s
 from veilpod.errors import ProtocolViolation
 
 NOTE_TAG = "veilpod.note.v1"
+AUTHOR_TAG = "veilpod.author.v1"
 DESCRIPTOR_TAG = "veilpod.descriptor.v1"
 RESULT_CHUNK = 1 << 19  # its hex and the rest of the request fit into one frame of a sealed request
 MAX_SERVERS = 16
@@ -33,6 +34,8 @@ FAILURES = TROUBLES | frozenset(
         "InputRefused",
         "InputTimeout",
         "MeetingTimeout",
+        "CeremonyTimeout",
+        "CeremonyFault",
         "StatementRefused",
         "ProgramFailed",
         "ProgramNotStarted",
@@ -154,13 +157,17 @@ class Note:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ResultPiece:
-    """A piece of the sealed result S: `digest` is SHA-256 of all of S, `signature` the task key's over EIP-712 Result."""
+    """A piece of the sealed result S: `digest` is SHA-256 of all of S, `signature` the task key's over EIP-712 Result.
+
+    `author` is the signature of the sandbox that made it: every sandbox of the task holds the task key.
+    """
 
     task: TaskId
     offset: int
     total: int
     digest: bytes
     signature: bytes
+    author: bytes
     chunk: bytes
 
     def document(self) -> dict[str, Any]:
@@ -171,6 +178,7 @@ class ResultPiece:
             "total": self.total,
             "digest": to_hex(self.digest),
             "signature": to_hex(self.signature),
+            "author": to_hex(self.author),
             "chunk": to_hex(self.chunk),
         }
 
@@ -295,6 +303,7 @@ def parse_result_piece(value: Any, *, maximum: int, party: str = "agent") -> Res
         total=fields.integer("total", minimum=1, maximum=maximum),
         digest=fields.data("digest", 32),
         signature=fields.data("signature", SIGNATURE_BYTES),
+        author=fields.data("author", SIGNATURE_BYTES),
         chunk=fields.data("chunk", maximum=RESULT_CHUNK),
     )
     if not piece.chunk or piece.offset + len(piece.chunk) > piece.total:
@@ -307,6 +316,21 @@ def verify_result(*, domain: Domain, task: TaskId, result_hash: bytes, signature
     """Check the task key's signature over a result hash. Raises ProtocolViolation("ResultRefused")."""
     if recover(result_digest(domain, task, result_hash=result_hash), signature) != key:
         raise ProtocolViolation("ResultRefused", "the result is not signed by the task key", party=party)
+
+
+def sign_author(task: TaskId, digest: bytes, key: SigningKey) -> bytes:
+    """Say with the sandbox key that the sealed result with this SHA-256 was made here. 65 bytes."""
+    return key.sign(_author_digest(task, digest))
+
+
+def verify_author(task: TaskId, digest: bytes, signature: bytes, signing_key: Address, *, party: str = "agent") -> None:
+    """Check that the sandbox of this statement made the result. Raises ProtocolViolation("ResultRefused")."""
+    if recover(_author_digest(task, digest), signature) != signing_key:
+        raise ProtocolViolation("ResultRefused", "the result is not signed by the sandbox that was to make it", party=party)
+
+
+def _author_digest(task: TaskId, digest: bytes) -> bytes:
+    return tagged_digest(AUTHOR_TAG, {"taskId": to_hex(task), "digest": to_hex(digest)})
 
 
 def _sealed_descriptor(value: Any, party: str) -> SealedDescriptor:

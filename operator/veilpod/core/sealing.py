@@ -54,6 +54,16 @@ class HybridPrivateKey:
             raise ProtocolViolation("CannotOpen", f"not sealed to this key for this purpose ({tag})") from error
 
 
+def check_hybrid_public(public: bytes) -> None:
+    """Check that something can be sealed to this key (1216 bytes). Raises InvalidInput("InvalidRecipient")."""
+    _hybrid_public(public)
+    try:
+        # A point of small order gives everybody the same secret, and is refused by who would seal to it.
+        x25519.X25519PrivateKey.from_private_bytes(bytes(32)).exchange(x25519.X25519PublicKey.from_public_bytes(public[1184:]))
+    except ValueError as error:
+        raise InvalidInput("InvalidRecipient", "these bytes are no X25519 public key") from error
+
+
 def seal_hybrid(public: bytes, plaintext: bytes, *, tag: str, context: bytes) -> bytes:
     """Seal to a hybrid public key (1216 bytes). Raises InvalidInput("InvalidRecipient")."""
     return _HYBRID.encrypt(plaintext, _hybrid_public(public), info=_info(tag, context))

@@ -7,6 +7,8 @@ import dataclasses
 from typing import Any
 
 from veilpod.core.canonical import to_hex
+from veilpod.core.ceremony.evidence import Evidence, parse_evidence
+from veilpod.core.ceremony.words import Confirmation, Stage, parse_confirmations
 from veilpod.core.fields import Fields, address_bytes
 from veilpod.core.grant import Grant, parse_grant
 from veilpod.core.ids import Address, NodeId, ResourceId, ServerIndex, TaskId
@@ -27,7 +29,7 @@ class TaskTerms:
 
     task: TaskId
     owners: tuple[Address, ...]  # of the assigned servers, by index
-    result_from: ServerIndex  # whose sandbox key is the task key
+    result_from: ServerIndex  # whose sandbox makes the result
     max_size: int  # of the result's archive, bytes
     domain: Domain
 
@@ -44,15 +46,46 @@ class TaskTerms:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ResultInfo:
-    """A sealed result that is whole in the mailbox: `digest` is SHA-256 of S, `signature` the task key's over EIP-712 Result."""
+    """A sealed result that is whole in the mailbox: `digest` is SHA-256 of S, `signature` the task key's over EIP-712 Result.
+
+    `author` is the signature of the sandbox that made it.
+    """
 
     size: int
     digest: bytes
     signature: bytes
+    author: bytes
 
     def document(self) -> dict[str, Any]:
         """The JSON form, in `result-info` and in downloads."""
-        return {"size": self.size, "digest": to_hex(self.digest), "signature": to_hex(self.signature)}
+        return {
+            "size": self.size,
+            "digest": to_hex(self.digest),
+            "signature": to_hex(self.signature),
+            "author": to_hex(self.author),
+        }
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CeremonyReport:
+    """How far the key ceremony of a task is: `stage` is "" before it can begin and "done" when everybody confirmed.
+
+    `missing` have not said this stage's word. `evidence` was judged by the mailbox; anybody can judge it again.
+    """
+
+    stage: str = ""
+    missing: tuple[ServerIndex, ...] = ()
+    confirmations: tuple[Confirmation, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+
+    def document(self) -> dict[str, Any]:
+        """The answer to `ceremony`."""
+        return {
+            "stage": self.stage,
+            "missing": [int(index) for index in self.missing],
+            "confirmations": [word.document() for word in self.confirmations],
+            "evidence": [evidence.document() for evidence in self.evidence],
+        }
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -158,10 +191,29 @@ def parse_result_info(value: Any) -> ResultInfo:
     """Read a result's description. Raises ProtocolViolation."""
     fields = Fields(value, what="result", party="store")
     info = ResultInfo(
-        size=fields.integer("size", minimum=1), digest=fields.data("digest", 32), signature=fields.data("signature", SIGNATURE_BYTES)
+        size=fields.integer("size", minimum=1),
+        digest=fields.data("digest", 32),
+        signature=fields.data("signature", SIGNATURE_BYTES),
+        author=fields.data("author", SIGNATURE_BYTES),
     )
     fields.done()
     return info
+
+
+def parse_ceremony(value: Any, *, party: str = "store") -> CeremonyReport:
+    """Read the answer to `ceremony`. Raises ProtocolViolation."""
+    fields = Fields(value, what="ceremony", party=party)
+    missing = fields.items("missing", maximum=MAX_SERVERS)
+    report = CeremonyReport(
+        stage=fields.choice("stage", frozenset(Stage) | {"", "done"}),
+        missing=tuple(
+            ServerIndex(Fields({"index": i}, what="ceremony", party=party).integer("index", maximum=MAX_SERVERS - 1)) for i in missing
+        ),
+        confirmations=parse_confirmations(fields.take("confirmations"), party=party),
+        evidence=tuple(parse_evidence(item, party=party) for item in fields.items("evidence", maximum=MAX_SERVERS)),
+    )
+    fields.done()
+    return report
 
 
 def parse_order(value: Any) -> DeliveryOrder:

@@ -1,16 +1,29 @@
 """Files that are whole or not there: temporary name, fsync, rename, fsync of the directory.
 
-Everything here blocks; callers in the event loop go through `asyncio.to_thread`. It knows nothing of what the files mean.
+Everything but `keep` blocks; callers in the event loop go through `asyncio.to_thread`. It knows nothing of what the files mean.
 """
 
+import asyncio
 import contextlib
 import os
 import pathlib
 import secrets
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from veilpod.core.canonical import canonical
+from veilpod.errors import Refused
 
 TEMPORARY = ".part-"
+_MAX_DOCUMENT = 256 << 10
+
+
+async def keep(path: pathlib.Path, document: Any) -> None:
+    """Write a document. Raises Refused("TooLarge")."""
+    body = canonical(document)
+    if len(body) > _MAX_DOCUMENT:
+        raise Refused("TooLarge", f"a document has at most {_MAX_DOCUMENT} bytes")
+    await asyncio.to_thread(write_atomically, path, body)
 
 
 def write_atomically(path: pathlib.Path, data: bytes) -> None:

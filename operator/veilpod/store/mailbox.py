@@ -1,13 +1,12 @@
 """The requester's mailbox: where sandboxes meet before their key is on chain, and where they leave notes and the sealed result.
 
-Per announced task and computing server it keeps one offer, one acceptance and a note per event, and per task one result. The first
-write wins, an equal repeat is fine, every signature is checked before a byte is kept. Everything is on disk, because a result must
-survive a restart: its sandbox is gone by then. It decrypts nothing. Paper steps 4 (key agreement, publication) and 8 (result delivery).
+Per announced task and computing server it keeps one offer, the words of the key ceremony (`bulletin`), one acceptance and a note per
+event, and per task one result. The first write wins, an equal repeat is fine, every signature is checked before a byte is kept.
+Everything is on disk, because a result must survive a restart: its sandbox is gone by then. It decrypts nothing. Paper steps 4 (key
+agreement, publication) and 8 (result delivery).
 """
 
 import asyncio
-import dataclasses
-import json
 import logging
 import pathlib
 import shutil
@@ -16,15 +15,20 @@ from typing import Any
 
 from veilpod.core import meeting
 from veilpod.core.canonical import canonical, from_hex
-from veilpod.core.ids import Address, ServerIndex, TaskId
+from veilpod.core.ceremony.evidence import parse_evidence
+from veilpod.core.ceremony.words import Stage, parse_post
+from veilpod.core.fields import Fields
+from veilpod.core.ids import ServerIndex, TaskId
 from veilpod.core.result import result_hash_of_digest
-from veilpod.core.store_messages import ResultInfo, TaskTerms, parse_terms
-from veilpod.errors import ProtocolViolation, Refused
+from veilpod.core.store_messages import CeremonyReport, ResultInfo, TaskTerms
+from veilpod.errors import Refused
 from veilpod.store import files, results
+from veilpod.store.box import Box, load
+from veilpod.store.bulletin import Bulletin
 
 RESULT_OVERHEAD = 1 << 20  # what the sealed form (log, header, HPKE) may add to the spec's maxSize
-_MAX_DOCUMENT = 256 << 10
 _PIECE = 1 << 20
+_HOLD_SECONDS = 2.0  # an answer waits so long for the words that are missing: no member asks again and again
 
 Changed = Callable[[TaskId, str, int], None]
 
@@ -35,31 +39,6 @@ def _ignore(task: TaskId, what: str, index: int) -> None:
     pass
 
 
-@dataclasses.dataclass(slots=True, kw_only=True, eq=False)
-class _Box:
-    terms: TaskTerms
-    directory: pathlib.Path
-    offers: dict[ServerIndex, meeting.Offer] = dataclasses.field(default_factory=dict)
-    acceptances: dict[ServerIndex, meeting.Acceptance] = dataclasses.field(default_factory=dict)
-    notes: dict[ServerIndex, list[meeting.Note]] = dataclasses.field(default_factory=dict)
-    lock: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
-
-    @property
-    def complete(self) -> bool:
-        return len(self.offers) == len(self.terms.owners)
-
-    def owner(self, index: ServerIndex) -> Address:
-        if index >= len(self.terms.owners):
-            raise ProtocolViolation("BadMessage", f"the task has no server {index}", party="agent")
-        return self.terms.owners[index]
-
-    def sandbox_key(self, index: ServerIndex) -> Address:
-        self.owner(index)
-        if index not in self.offers:
-            raise Refused("OffersMissing", f"server {index} has made no offer yet, so nobody knows its key")
-        return self.offers[index].statement.signing_key
-
-
 class Mailbox:
     """Boxes by task id, under one directory. `changed(task, what, index)` is told about every new document: a hint for the operator."""
 
@@ -67,7 +46,7 @@ class Mailbox:
         self._directory = directory
         self._changed = changed
         directory.mkdir(parents=True, exist_ok=True)
-        loaded = [_load(path) for path in sorted(directory.iterdir())]
+        loaded = [load(path) for path in sorted(directory.iterdir())]
         self._boxes = {box.terms.task: box for box in loaded if box is not None}
 
     # -- for the operator ----------------------------------------------------------------------------------------------------------
@@ -83,7 +62,7 @@ class Mailbox:
         directory.mkdir(exist_ok=True)
         files.write_atomically(directory / "task.json", canonical(terms.document()))
         files.sync_directory(self._directory)
-        self._boxes[terms.task] = _Box(terms=terms, directory=directory)
+        self._boxes[terms.task] = Box(terms=terms, directory=directory, bulletin=Bulletin(directory))
 
     async def forget(self, task: TaskId) -> None:
         """Remove a box and everything in it. Repeating it is fine."""
@@ -119,6 +98,20 @@ class Mailbox:
             while piece := await asyncio.to_thread(file.read, _PIECE):
                 yield piece
 
+    def ceremony(self, task: TaskId) -> CeremonyReport:
+        """How far the key ceremony is, and who broke it."""
+        box = self._box(task)
+        if not box.complete:
+            return CeremonyReport()
+        ceremony, board = box.ceremony, box.bulletin
+        stage = board.stage(ceremony)
+        return CeremonyReport(
+            stage=str(stage) if stage else "done",
+            missing=tuple(board.missing(ceremony, stage)) if stage else (),
+            confirmations=tuple(board.confirmations()),
+            evidence=tuple(evidence for _, evidence in sorted(board.evidence.items())),
+        )
+
     # -- for the sandboxes ---------------------------------------------------------------------------------------------------------
 
     async def put_offer(self, value: Any) -> None:
@@ -132,9 +125,48 @@ class Mailbox:
                 return
             if known is not None and (box.complete or offer.statement.incarnation <= known.statement.incarnation):
                 raise Refused("AlreadyWritten", f"server {index} has made its offer")
-            await _keep(box.directory / f"offer-{index}.json", offer.document())
+            await files.keep(box.directory / f"offer-{index}.json", offer.document())
             box.offers[index] = offer
         self._told(box, "offer", index)
+
+    async def put_ceremony(self, value: Any) -> dict[str, Any]:
+        """Keep a word of the key ceremony, and answer with everybody's of its stage as soon as they are here."""
+        post = parse_post(value)
+        box, word = self._box(post.word.task), post.word
+        async with box.lock:
+            news = await box.bulletin.put(box.ceremony, post)
+        if news:
+            log.info("mailbox.kept", extra={"what": f"ceremony.{word.stage}"})
+        return await self._watch(box, word.stage, word.index)
+
+    async def get_ceremony(self, value: Any) -> dict[str, Any]:
+        """Answer a member with everybody's words of a stage as soon as they are here."""
+        fields = Fields(value, what="ceremony request", party="agent")
+        box = self._box(TaskId(fields.data("taskId", 32)))
+        stage = Stage(fields.choice("stage", frozenset(Stage)))
+        index = ServerIndex(fields.integer("index", maximum=len(box.terms.owners) - 1))
+        fields.done()
+        return await self._watch(box, stage, index)
+
+    async def _watch(self, box: Box, stage: Stage, reader: ServerIndex) -> dict[str, Any]:
+        self._tell_of_evidence(box)
+        return await box.bulletin.watch(box.ceremony, stage, reader, seconds=_HOLD_SECONDS)
+
+    def _tell_of_evidence(self, box: Box) -> None:
+        for guilty in box.bulletin.evidence.keys() - box.named:
+            box.named.add(guilty)
+            log.warning("ceremony.broken", extra={"server": int(guilty), "kind": type(box.bulletin.evidence[guilty]).__name__})
+            self._told(box, "evidence", guilty)
+
+    async def put_evidence(self, value: Any) -> None:
+        """Keep the proof of who broke the ceremony, if it is one."""
+        fields = Fields(value, what="accusation", party="agent")
+        box = self._box(TaskId(fields.data("taskId", 32)))
+        evidence = parse_evidence(fields.take("evidence"))
+        fields.done()
+        async with box.lock:
+            await box.bulletin.accuse(box.ceremony, evidence)
+        self._tell_of_evidence(box)
 
     async def put_acceptance(self, value: Any) -> None:
         """Keep a server's signature over the task key, and its descriptors."""
@@ -146,7 +178,7 @@ class Mailbox:
             meeting.verify_acceptance(
                 acceptance,
                 domain=box.terms.domain,
-                key=box.sandbox_key(box.terms.result_from),
+                key=box.task_key(),
                 statements=[offer.statement.digest for offer in self.offers(box.terms.task)],
                 owner=box.owner(index),
             )
@@ -155,7 +187,7 @@ class Mailbox:
                 return
             if known is not None:
                 raise Refused("AlreadyWritten", f"server {index} has accepted")
-            await _keep(box.directory / f"acceptance-{index}.json", acceptance.document())
+            await files.keep(box.directory / f"acceptance-{index}.json", acceptance.document())
             box.acceptances[index] = acceptance
         self._told(box, "acceptance", index)
 
@@ -170,7 +202,7 @@ class Mailbox:
                 return
             if any(old.event == note.event for old in known):
                 raise Refused("AlreadyWritten", f"server {index} has told of {note.event}")
-            await _keep(box.directory / f"notes-{index}.json", [item.document() for item in [*known, note]])
+            await files.keep(box.directory / f"notes-{index}.json", [item.document() for item in [*known, note]])
             box.notes[index] = [*known, note]
         self._told(box, "note", index)
 
@@ -179,44 +211,24 @@ class Mailbox:
         box = self._box(TaskId(from_hex(value.get("taskId", ""), 32)))
         piece = meeting.parse_result_piece(value, maximum=box.terms.max_size + RESULT_OVERHEAD)
         async with box.lock:
-            key = box.sandbox_key(box.terms.result_from)
             hashed = result_hash_of_digest(piece.task, piece.digest)
-            meeting.verify_result(domain=box.terms.domain, task=piece.task, result_hash=hashed, signature=piece.signature, key=key)
+            meeting.verify_result(
+                domain=box.terms.domain, task=piece.task, result_hash=hashed, signature=piece.signature, key=box.task_key()
+            )
+            # Every sandbox holds the task key: which of them made this result is said by its own.
+            meeting.verify_author(piece.task, piece.digest, piece.author, box.sandbox_key(box.terms.result_from))
             # Shielded: a disconnected sender must not leave a thread writing behind the lock's back.
             have, news = await asyncio.shield(asyncio.to_thread(results.keep, box.directory, piece))
         if news:
             self._told(box, "result", box.terms.result_from)
         return {"have": have, "complete": have == piece.total}
 
-    def _told(self, box: _Box, what: str, index: int) -> None:
+    def _told(self, box: Box, what: str, index: int) -> None:
         log.info("mailbox.kept", extra={"what": what})
         self._changed(box.terms.task, what, index)
 
-    def _box(self, task: TaskId) -> _Box:
+    def _box(self, task: TaskId) -> Box:
         box = self._boxes.get(task)
         if box is None:
             raise Refused("UnknownTask", "no such task was announced here")
         return box
-
-
-async def _keep(path: pathlib.Path, document: Any) -> None:
-    body = canonical(document)
-    if len(body) > _MAX_DOCUMENT:
-        raise Refused("TooLarge", f"a document has at most {_MAX_DOCUMENT} bytes")
-    await asyncio.to_thread(files.write_atomically, path, body)
-
-
-def _load(directory: pathlib.Path) -> _Box | None:
-    files.sweep_temporary(directory)
-    announced = directory / "task.json"
-    if not announced.is_file():
-        return None  # killed between making the directory and the first write: the operator announces it again
-    box = _Box(terms=parse_terms(json.loads(announced.read_bytes())), directory=directory)
-    for index in map(ServerIndex, range(len(box.terms.owners))):
-        if (path := directory / f"offer-{index}.json").is_file():
-            box.offers[index] = meeting.parse_offer(json.loads(path.read_bytes()))
-        if (path := directory / f"acceptance-{index}.json").is_file():
-            box.acceptances[index] = meeting.parse_acceptance(json.loads(path.read_bytes()))
-        if (path := directory / f"notes-{index}.json").is_file():
-            box.notes[index] = [meeting.parse_note(item) for item in json.loads(path.read_bytes())]
-    return box

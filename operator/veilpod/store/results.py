@@ -31,7 +31,7 @@ def open_whole(directory: pathlib.Path) -> BinaryIO:
 
 def keep(directory: pathlib.Path, piece: ResultPiece) -> tuple[int, bool]:
     """Append a piece whose signature was checked. (bytes that are here now, whether the result just became whole)."""
-    info = ResultInfo(size=piece.total, digest=piece.digest, signature=piece.signature)
+    info = ResultInfo(size=piece.total, digest=piece.digest, signature=piece.signature, author=piece.author)
     begun = _signed(directory)
     if begun is None:
         (directory / "result.part").unlink(missing_ok=True)

@@ -1,8 +1,8 @@
 """The store as one value: its parts wired together, the operator's commands and the sandboxes' requests mapped onto them.
 
 Commands (control stream): configure, directory, announce-dataset, forget-dataset, header, deliver, grant, announce-task, offers,
-acceptances, notes, result-info, forget-task. Events: stored, mailbox, grant-wanted, delivered, delivery-failed. Requests (sealed,
-anonymous): put-offer, get-offers, put-acceptance, put-note, put-result.
+ceremony, acceptances, notes, result-info, forget-task. Events: stored, mailbox, grant-wanted, delivered, delivery-failed. Requests (sealed,
+anonymous): put-offer, get-offers, put-ceremony, get-ceremony, put-evidence, put-acceptance, put-note, put-result.
 """
 
 import asyncio
@@ -86,6 +86,7 @@ class Service:
             "grant": self._grant,
             "announce-task": self._announce_task,
             "offers": self._offers,
+            "ceremony": self._ceremony,
             "acceptances": self._acceptances,
             "notes": self._notes,
             "result-info": self._result_info,
@@ -143,6 +144,9 @@ class Service:
     async def _offers(self, args: dict[str, Any]) -> dict[str, Any]:
         return {"offers": [offer.document() for offer in self.mailbox.offers(_task(args))]}
 
+    async def _ceremony(self, args: dict[str, Any]) -> dict[str, Any]:
+        return self.mailbox.ceremony(_task(args)).document()
+
     async def _acceptances(self, args: dict[str, Any]) -> dict[str, Any]:
         return {"acceptances": [acceptance.document() for acceptance in self.mailbox.acceptances(_task(args))]}
 
@@ -166,6 +170,12 @@ class Service:
             await self.mailbox.put_offer(args)
         elif op == "get-offers":
             return await self._offers(args)
+        elif op == "put-ceremony":
+            return await self.mailbox.put_ceremony(args)
+        elif op == "get-ceremony":
+            return await self.mailbox.get_ceremony(args)
+        elif op == "put-evidence":
+            await self.mailbox.put_evidence(args)
         elif op == "put-acceptance":
             await self.mailbox.put_acceptance(args)
         elif op == "put-note":

@@ -3,8 +3,8 @@
 One exchange per connection, frames as everywhere (u32 length, canonical JSON), bulk bytes bare after them:
 
     {"put":"dataset","digest":"0x32","size":n}  -> {"ok":{"have":false}}, then n bytes -> {"ok":{"stored":true}}; have:true ends it at once
-    {"get":"result","taskId":"0x32"}            -> {"ok":{"size":n,"digest":"0x32","signature":"0x65"}} and n bytes
-    {"get":"offers","taskId":"0x32"}            -> {"ok":{"offers":[…]}}: every server's statement with its signatures
+    {"get":"result","taskId":"0x32"}            -> {"ok":{"size":n,"digest":"0x32","signature":"0x65","author":"0x65"}} and n bytes
+    {"get":"offers","taskId":"0x32"}            -> {"ok":{"offers":[…],"confirmations":[…]}}: statements, and who confirmed the task key
     anything refused                            -> {"error":{"code","message"}}
 
 There is no login: what goes in is ciphertext that the operator announced by digest, what comes out is sealed to its recipient.
@@ -88,7 +88,9 @@ class UploadServer:
             await self._get(request, writer)
         elif request.get("get") == "offers":
             task = TaskId(from_hex(request.get("taskId", ""), 32))
-            await _send(writer, {"ok": {"offers": [offer.document() for offer in self._mailbox.offers(task)]}})
+            offers = [offer.document() for offer in self._mailbox.offers(task)]
+            confirmations = [word.document() for word in self._mailbox.ceremony(task).confirmations]
+            await _send(writer, {"ok": {"offers": offers, "confirmations": confirmations}})
         else:
             raise ProtocolViolation("UnknownRequest", "this port takes data sets and gives results", party="uploader")
 

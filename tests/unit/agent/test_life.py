@@ -46,6 +46,11 @@ async def test_a_task_of_a_hub_and_two_sites_from_birth_to_zeroisation(world: Wo
     for receipt in sites[0].events["receipt"]:
         assert {"peer": 1, "receipt": receipt["receipt"]} in hub.events["receipt"]
 
+    # All hold one task key, which none of them was born with.
+    own = [sandbox.service.life.identity for sandbox in world.sandboxes]
+    assert {one.group.address for one in own if one} == {world.published.key}
+    assert world.published.key not in {one.address for one in own if one}
+
     # The result is in the mailbox, signed by the task key, for the requester alone.
     info = parse_sealed_result(await hub.until("result"))
     await hub.until("delivered")
@@ -71,6 +76,11 @@ async def test_a_task_of_a_hub_and_two_sites_from_birth_to_zeroisation(world: Wo
         with pytest.raises(Refused) as refused:
             await sandbox.link.call("statement")
         assert refused.value.reason == "Zeroised"
+    for one in own:
+        assert one
+        with pytest.raises(Refused) as forgotten:
+            _ = one.group
+        assert forgotten.value.reason == "Zeroised"
     notes = {(note.index, note.event) for note in await world.mailbox.link.notes(TASK)}
     assert {(0, "Computed"), (0, "ResultDelivered"), (0, "FinalStateSigned"), (1, "InputsVerified"), (2, "Computed")} <= notes
     assert not any("failed" in sandbox.events for sandbox in world.sandboxes)

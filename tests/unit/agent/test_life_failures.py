@@ -6,6 +6,7 @@ import dataclasses
 import pytest
 from tests.support import sandbox_net
 from tests.support.sandbox_net import (
+    DOMAIN,
     FIRST_STORE,
     HUB,
     SITE,
@@ -21,9 +22,11 @@ from tests.support.sandbox_net import (
 )
 
 from veilpod.agent import confinement, peers, probe, seal
+from veilpod.core.agent_messages import parse_sealed_result
 from veilpod.core.canary import Canary
 from veilpod.core.ids import PodUid
 from veilpod.core.keys import SigningKey
+from veilpod.core.meeting import verify_result
 from veilpod.core.task import spec
 from veilpod.core.task.spec import Quorum, Topology
 from veilpod.errors import ProtocolViolation, Refused
@@ -222,7 +225,11 @@ async def test_a_peer_that_vanishes_ends_the_task_only_if_too_few_are_left(world
         return
     await left.start_program(SITE)
     assert await hub.until("exited") == {"how": "Exited", "code": 0}
+    # The group's key does its work without one of the group.
+    info = parse_sealed_result(await hub.until("result"))
+    verify_result(domain=DOMAIN, task=TASK, result_hash=info.result_hash, signature=info.signature, key=world.published.key)
     await hub.until("delivered")
+    assert await world.mailbox.link.result_info(TASK) is not None
     assert {"peer": 2, "sent": 6, "received": 1000} in (await hub.until("flushed"))["links"]
 
 

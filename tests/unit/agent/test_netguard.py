@@ -70,7 +70,7 @@ async def test_it_refuses_with_the_last_verdict(standing: Fence, reason: str) ->
 
 @pytest.mark.parametrize("fence_holds", [True, False])
 async def test_a_first_look_counts_only_if_it_saw_isolation(standing: Fence, fence_holds: bool) -> None:
-    look = netguard.FirstLook([standing.peer], [standing.canary if fence_holds else standing.peer], probe_seconds=0.2)
+    look = netguard.FirstLook([standing.peer], [standing.canary if fence_holds else standing.open_canary], probe_seconds=0.2)
     seen = await look.isolated()
     assert (seen is not None) == fence_holds
     if seen is not None:

@@ -53,7 +53,7 @@ ACCEPTANCE = Acceptance(
 )
 NOTE = make_note(task=TASK, index=ServerIndex(0), event="Failed", code="PeerLost", time=1_790_000_000, key=KEYS[0].signing)
 RESULT_SIGNATURE = KEYS[0].signing.sign(result_digest(DOMAIN, TASK, result_hash=result_hash_of_digest(TASK, b"\x01" * 32)))
-PIECE = ResultPiece(task=TASK, offset=0, total=4, digest=b"\x01" * 32, signature=RESULT_SIGNATURE, chunk=b"abcd")
+PIECE = ResultPiece(task=TASK, offset=0, total=4, digest=b"\x01" * 32, signature=RESULT_SIGNATURE, author=RESULT_SIGNATURE, chunk=b"abcd")
 
 
 def check_offer(value: Any) -> None:

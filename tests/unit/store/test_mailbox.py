@@ -1,5 +1,6 @@
 """The mailbox keeps what its task's sandboxes signed, once, and across a restart."""
 
+import asyncio
 import dataclasses
 import os
 import pathlib
@@ -9,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support import mailboxes, sandboxes
-from tests.support.mailboxes import KEYS, OFFERS, TASK, TERMS
+from tests.support.mailboxes import KEYS, OFFERS, POSTS, TASK, TERMS
 
 from veilpod.core.ids import Address, ServerIndex, TaskId
-from veilpod.core.meeting import Offer
+from veilpod.core.meeting import Offer, sign_author
 from veilpod.core.statement import countersign, sign_statement
 from veilpod.errors import ProtocolViolation, Refused
 from veilpod.store.mailbox import RESULT_OVERHEAD, Mailbox
@@ -33,6 +34,17 @@ async def with_offers(directory: pathlib.Path) -> Mailbox:
     return mailbox
 
 
+async def with_key(directory: pathlib.Path) -> Mailbox:
+    mailbox = await with_offers(directory)
+    await hold_ceremony(mailbox)
+    return mailbox
+
+
+async def hold_ceremony(mailbox: Mailbox) -> None:
+    for stage in POSTS:
+        await asyncio.gather(*(mailbox.put_ceremony(post.document()) for post in stage))
+
+
 def reborn(index: int, incarnation: int) -> Offer:
     keys = sandboxes.keys(50 + incarnation)
     statement = dataclasses.replace(sandboxes.statement(keys, index=index), incarnation=incarnation)
@@ -44,7 +56,7 @@ def reborn(index: int, incarnation: int) -> Offer:
 
 
 async def test_everything_is_there_again_after_a_restart(tmp_path: pathlib.Path) -> None:
-    mailbox = await with_offers(tmp_path)
+    mailbox = await with_key(tmp_path)
     for index in (1, 0):
         await mailbox.put_acceptance(mailboxes.acceptance(index).document())
         await mailbox.put_note(mailboxes.note(index).document())
@@ -61,7 +73,7 @@ async def test_everything_is_there_again_after_a_restart(tmp_path: pathlib.Path)
 
 
 async def test_a_repeated_write_is_fine_and_another_one_is_refused(tmp_path: pathlib.Path) -> None:
-    mailbox = await with_offers(tmp_path)
+    mailbox = await with_key(tmp_path)
     await mailbox.put_offer(OFFERS[0].document())
     with pytest.raises(Refused, match="made its offer"):
         await mailbox.put_offer(reborn(0, 2).document())
@@ -126,7 +138,7 @@ async def test_nobody_accepts_before_all_offers_are_there(tmp_path: pathlib.Path
 
 
 async def test_an_acceptance_by_another_server_is_refused(tmp_path: pathlib.Path) -> None:
-    mailbox = await with_offers(tmp_path)
+    mailbox = await with_key(tmp_path)
     forged = dataclasses.replace(mailboxes.acceptance(0), index=ServerIndex(1))
     with pytest.raises(ProtocolViolation) as refused:
         await mailbox.put_acceptance(forged.document())
@@ -134,7 +146,7 @@ async def test_an_acceptance_by_another_server_is_refused(tmp_path: pathlib.Path
 
 
 async def test_a_note_by_another_sandbox_is_refused(tmp_path: pathlib.Path) -> None:
-    mailbox = await with_offers(tmp_path)
+    mailbox = await with_key(tmp_path)
     forged = dataclasses.replace(mailboxes.note(0), index=ServerIndex(1))
     with pytest.raises(ProtocolViolation):
         await mailbox.put_note(forged.document())
@@ -143,7 +155,7 @@ async def test_a_note_by_another_sandbox_is_refused(tmp_path: pathlib.Path) -> N
 @settings(deadline=None, max_examples=20)
 @given(sizes=st.integers(1, 3000), seed=st.integers(0, 1 << 32))
 async def test_a_result_is_whole_however_its_pieces_are_repeated(tmp_path_factory: pytest.TempPathFactory, sizes: int, seed: int) -> None:
-    mailbox = await with_offers(tmp_path_factory.mktemp("box"))
+    mailbox = await with_key(tmp_path_factory.mktemp("box"))
     dice = random.Random(seed)
     todo = mailboxes.pieces(SEALED, size=sizes)
     for at, piece in enumerate(todo):
@@ -155,7 +167,7 @@ async def test_a_result_is_whole_however_its_pieces_are_repeated(tmp_path_factor
 
 
 async def test_a_result_goes_on_where_a_restart_cut_it(tmp_path: pathlib.Path) -> None:
-    mailbox = await with_offers(tmp_path)
+    mailbox = await with_key(tmp_path)
     first, second, third = mailboxes.pieces(SEALED)
     await mailbox.put_result(first.document())
     mailbox = Mailbox(tmp_path)
@@ -168,7 +180,7 @@ async def test_a_result_goes_on_where_a_restart_cut_it(tmp_path: pathlib.Path) -
 
 
 async def test_bytes_that_are_not_the_signed_result_are_dropped_and_can_be_sent_again(tmp_path: pathlib.Path) -> None:
-    mailbox = await with_offers(tmp_path)
+    mailbox = await with_key(tmp_path)
     good = mailboxes.pieces(SEALED, size=len(SEALED))[0]
     bad = dataclasses.replace(good, chunk=b"\xff" + good.chunk[1:])
     with pytest.raises(ProtocolViolation) as refused:
@@ -179,14 +191,14 @@ async def test_bytes_that_are_not_the_signed_result_are_dropped_and_can_be_sent_
 
 
 async def test_a_second_result_is_refused(tmp_path: pathlib.Path) -> None:
-    mailbox = await with_offers(tmp_path)
+    mailbox = await with_key(tmp_path)
     await mailbox.put_result(mailboxes.pieces(SEALED)[0].document())
     with pytest.raises(Refused, match="another result"):
         await mailbox.put_result(mailboxes.pieces(b"other")[0].document())
 
 
 async def test_a_result_that_the_task_key_did_not_sign_is_refused(tmp_path: pathlib.Path) -> None:
-    mailbox = await with_offers(tmp_path)
+    mailbox = await with_key(tmp_path)
     piece = mailboxes.pieces(SEALED)[0]
     forged = dataclasses.replace(piece, signature=KEYS[1].signing.sign(b"\x01" * 32))
     with pytest.raises(ProtocolViolation) as refused:
@@ -194,15 +206,32 @@ async def test_a_result_that_the_task_key_did_not_sign_is_refused(tmp_path: path
     assert refused.value.reason == "ResultRefused"
 
 
-async def test_a_result_larger_than_the_task_allows_is_refused(tmp_path: pathlib.Path) -> None:
+async def test_a_result_is_of_the_sandbox_that_was_to_make_it(tmp_path: pathlib.Path) -> None:
+    # Every sandbox holds the task key: the other one could sign whatever it likes with it.
+    mailbox = await with_key(tmp_path)
+    piece = mailboxes.pieces(SEALED)[0]
+    forged = dataclasses.replace(piece, author=sign_author(TASK, piece.digest, KEYS[1].signing))
+    with pytest.raises(ProtocolViolation) as refused:
+        await mailbox.put_result(forged.document())
+    assert refused.value.reason == "ResultRefused"
+
+
+async def test_nobody_accepts_before_the_key_is_made(tmp_path: pathlib.Path) -> None:
     mailbox = await with_offers(tmp_path)
+    with pytest.raises(Refused) as refused:
+        await mailbox.put_acceptance(mailboxes.acceptance(0).document())
+    assert refused.value.reason == "KeyMissing"
+
+
+async def test_a_result_larger_than_the_task_allows_is_refused(tmp_path: pathlib.Path) -> None:
+    mailbox = await with_key(tmp_path)
     piece = dataclasses.replace(mailboxes.pieces(SEALED)[0], total=TERMS.max_size + RESULT_OVERHEAD + 1)
     with pytest.raises(ProtocolViolation):
         await mailbox.put_result(piece.document())
 
 
 async def test_a_forgotten_task_leaves_nothing_on_disk(tmp_path: pathlib.Path) -> None:
-    mailbox = await with_offers(tmp_path)
+    mailbox = await with_key(tmp_path)
     await mailbox.forget(TASK)
     await mailbox.forget(TASK)
     assert mailbox.tasks() == []
@@ -210,7 +239,7 @@ async def test_a_forgotten_task_leaves_nothing_on_disk(tmp_path: pathlib.Path) -
 
 
 async def test_announcing_again_keeps_the_box_and_other_terms_are_refused(tmp_path: pathlib.Path) -> None:
-    mailbox = await with_offers(tmp_path)
+    mailbox = await with_key(tmp_path)
     mailbox.announce(TERMS)
     assert len(mailbox.offers(TASK)) == 2
     with pytest.raises(Refused) as refused:
@@ -224,6 +253,7 @@ async def test_the_operator_is_told_of_each_new_document_once(tmp_path: pathlib.
     mailbox.announce(TERMS)
     for offer in [*OFFERS, *OFFERS]:
         await mailbox.put_offer(offer.document())
+    await hold_ceremony(mailbox)
     for piece in mailboxes.pieces(SEALED) * 2:
         await mailbox.put_result(piece.document())
     assert told == [("offer", 0), ("offer", 1), ("result", 0)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.support import mailboxes, stores
-from tests.support.mailboxes import KEYS, OFFERS, TASK, TERMS
+from tests.support.mailboxes import OFFERS, POSTS, TASK, TERMS
 
 from veilpod.core import dataset
 from veilpod.core.canonical import to_hex
@@ -54,6 +54,10 @@ async def test_a_task_meets_in_the_mailbox_and_leaves_its_result(tmp_path: pathl
                 await sealed_request.request(stream, stores.SEAL_PUBLIC, "put-offer", **offer.document())
             answer = await sealed_request.request(stream, stores.SEAL_PUBLIC, "get-offers", taskId=to_hex(TASK))
             assert answer == {"offers": [offer.document() for offer in OFFERS]}
+            for posts in POSTS:
+                answers = await asyncio.gather(*(ask(service, "put-ceremony", **post.document()) for post in posts))
+                assert [answer["missing"] for answer in answers] == [[], []]
+            assert (await operator.link.ceremony(TASK)).confirmations == tuple(post.word for post in POSTS[-1])
             for index in range(2):
                 await sealed_request.request(stream, stores.SEAL_PUBLIC, "put-acceptance", **mailboxes.acceptance(index).document())
                 await sealed_request.request(stream, stores.SEAL_PUBLIC, "put-note", **mailboxes.note(index).document())
@@ -194,7 +198,3 @@ async def _relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, por
         target.close()
 
     await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer), return_exceptions=True)
-
-
-def test_each_task_key_is_the_result_servers() -> None:
-    assert OFFERS[TERMS.result_from].statement.signing_key == KEYS[0].signing.address

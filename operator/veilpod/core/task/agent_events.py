@@ -42,7 +42,9 @@ def fold(agent: AgentSeen, event: str, data: Mapping[str, Any]) -> AgentSeen:
             return dataclasses.replace(agent, flushed=True, traffic=traffic)
         case "failed":
             failed = parse_failed(data)
-            return dataclasses.replace(agent, failed=agent.failed or failed.code) if failed.fatal else agent
+            if not failed.fatal or agent.failed:
+                return agent
+            return dataclasses.replace(agent, failed=failed.code, blamed=failed.peer)
     return agent
 
 

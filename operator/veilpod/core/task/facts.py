@@ -67,6 +67,7 @@ class AgentSeen:
     flushed: bool = False
     traffic: tuple[tuple[int, int, int], ...] = ()  # (peer, bytes sent, bytes received), once flushed
     failed: str = ""  # code
+    blamed: int | None = None  # the server that the failure is laid to, by the agent's word
     trouble: str = ""  # what keeps circuits from being made now
 
 

@@ -8,11 +8,11 @@ sandbox and no channel: it sees the servers' work on chain and in its own mailbo
 from veilpod.core.entities import ChainTask, ChannelPhase, TaskPhase
 from veilpod.core.ids import ServerIndex
 from veilpod.core.task import plan as do
-from veilpod.core.task.conditions import Status, Type, no, unknown, yes
+from veilpod.core.task.conditions import Claim, Status, Type, no, unknown, yes
 from veilpod.core.task.facts import Failure
 from veilpod.core.task.plan import Draft, Plan
 from veilpod.core.task.remedies import failed_message
-from veilpod.core.task.snapshot import Refusal, TaskSnapshot, Unknown
+from veilpod.core.task.snapshot import CeremonySeen, Refusal, TaskSnapshot, Unknown
 from veilpod.core.task.spec import TaskSpec, needed
 
 REFUND_GRACE = 30  # seconds after a deadline in which a late report still spares its server's stake
@@ -135,7 +135,7 @@ def _publish(draft: Draft, s: TaskSnapshot, task: ChainTask, clock: int) -> None
     _sandboxes(draft, s.mailbox.offers, task)
     publication = s.mailbox.publication
     if publication is None:
-        draft.claim(Type.KEY_PUBLISHED, no("WaitingForServers"))
+        draft.claim(Type.KEY_PUBLISHED, _no_key(s.mailbox.ceremony))
         draft.look_again(10)
     elif draft.claims[Type.CHANNELS_OPEN].status is not Status.TRUE:
         draft.claim(Type.KEY_PUBLISHED, no("WaitingForChannels"))
@@ -144,8 +144,20 @@ def _publish(draft: Draft, s: TaskSnapshot, task: ChainTask, clock: int) -> None
         draft.do(do.PublishKey(publication=publication))
 
 
+def _no_key(ceremony: CeremonySeen | None) -> Claim:
+    """Why there is no key yet, as far as the mailbox shows it: silence is what it saw, evidence is what anybody can check."""
+    if ceremony is None:
+        return no("WaitingForServers")
+    if ceremony.proved:
+        said = ", ".join(f"server {index} ({kind})" for index, kind in ceremony.proved)
+        return no("CeremonyFault", f"lied while the task key was made: {said}; the mailbox keeps the evidence until the task is deleted")
+    return no("WaitingForServers", f"no {ceremony.stage} yet of server {', '.join(map(str, ceremony.missing))} in the key ceremony")
+
+
 def _ends_assigned(draft: Draft, s: TaskSnapshot, task: ChainTask, clock: int) -> bool:
     """Whether a task without a key is on its way out."""
+    if not isinstance(s.mailbox, Unknown) and s.mailbox.ceremony:
+        draft.claim(Type.KEY_PUBLISHED, _no_key(s.mailbox.ceremony))
     if _all_reported(task):
         _fail(draft, s, "KeyPublished", _code(s))
         draft.do(do.Refund())

@@ -270,7 +270,8 @@ def _progress(draft: Draft, s: ServerSnapshot) -> None:
     if draft.claims[Type.KEY_PUBLISHED].status is Status.TRUE:
         draft.claim(Type.NETWORK_ISOLATED, yes("NetguardPassed"))
     if facts.failure:
-        draft.claim(Type.FAILED, yes(facts.failure.code, failed_message(facts.failure)))
+        blamed = "" if agent.blamed is None or agent.failed != facts.failure.code else f"by server {agent.blamed}, "
+        draft.claim(Type.FAILED, yes(facts.failure.code, blamed + failed_message(facts.failure)))
 
 
 def _claim_channels(draft: Draft, s: ServerSnapshot) -> None:

@@ -64,11 +64,21 @@ class Delivered:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CeremonySeen:
+    """The making of the task key: which word (`commit`, `reveal`, `confirm`) some servers have not said, and what is proved of others."""
+
+    stage: str
+    missing: tuple[ServerIndex, ...] = ()
+    proved: tuple[tuple[ServerIndex, str], ...] = ()  # (index, kind of evidence)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class MailboxSeen:
     """The requester's mailbox for one task; everything here was verified by who observed it."""
 
     announced: bool = False
     offers: frozenset[ServerIndex] = frozenset()
+    ceremony: CeremonySeen | None = None  # None: not begun, or over
     publication: Publication | None = None
     notes: frozenset[tuple[ServerIndex, str]] = frozenset()  # (index, event)
     failures: tuple[tuple[ServerIndex, str], ...] = ()  # (index, code) of Failed notes
