@@ -223,6 +223,7 @@ class Commands:
             directory=tuple(self._directory),
             mailbox=MailboxEntry(node=MAILBOX, onion_key=SEAL_PUBLIC, host=self._store_host, port=STORE_PORT),
             stores=(NodeKey(node=STORE, owner=OWNER.address, onion_key=SEAL_PUBLIC),),
+            confinement_required=True,
             policy_hash=b"\x06" * 32,
             tier="T0",
             host_access_denied=True,

@@ -10,6 +10,7 @@
 // Landlock looks at connect() of TCP sockets only, so seccomp takes away every other way to make a connection: protocols beside TCP
 // (MPTCP, SMC, UDP, raw, netlink, vsock), data in the SYN (MSG_FASTOPEN), ULPs that replace a socket's protocol, io_uring, and the system
 // calls of other ABIs. Without ports no TCP socket exists, and Landlock is not needed: that works on every kernel, gVisor's too.
+// With ports, a kernel without Landlock's half does only for an agent that says so: its sandbox states that the program was not confined.
 
 #ifndef VEILPOD_CONFINE_H
 #define VEILPOD_CONFINE_H
@@ -89,9 +90,9 @@ static int filter_calls(int tcp) {
     return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
 }
 
-static int allow_ports(const uint16_t *ports, int count) {
+static int allow_ports(const uint16_t *ports, int count, int required) {
     int abi = (int)syscall(LANDLOCK_CREATE, NULL, 0, ABI_QUERY);
-    if (abi < ABI_NETWORK) return count ? -1 : 0;  // without ports there are no TCP sockets to look after
+    if (abi < ABI_NETWORK) return count && required ? -1 : 0;  // without ports there are no TCP sockets to look after
     struct net_rules rules = {.network = NET_BIND_TCP | NET_CONNECT_TCP, .scoped = abi < ABI_SCOPES ? 0 : SCOPE_ABSTRACT_UNIX | SCOPE_SIGNAL};
     int ruleset = (int)syscall(LANDLOCK_CREATE, &rules, sizeof rules, 0);
     if (ruleset < 0) return -1;
@@ -104,7 +105,7 @@ static int allow_ports(const uint16_t *ports, int count) {
 }
 
 // Confines this process and all it will start, for good. Returns -1 when the kernel cannot; then nothing must be started.
-static int confine(const uint16_t *ports, int count) {
-    return allow_ports(ports, count) || filter_calls(count > 0) ? -1 : 0;
+static int confine(const uint16_t *ports, int count, int required) {
+    return allow_ports(ports, count, required) || filter_calls(count > 0) ? -1 : 0;
 }
 #endif

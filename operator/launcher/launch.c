@@ -13,7 +13,8 @@
 //
 //     frame          u8 type | u32 length (big endian) | body
 //     to the agent   0 hello, 1 stdout, 2 stderr, 3 exit (u8 how, u32 code)
-//     from the agent 8 go (u32 seconds to live, u16 each TCP port of the program), 9 stop, 10 seen
+//     from the agent 8 go (u32 seconds to live, u16 each TCP port of the program), 9 stop, 10 seen,
+//                    11 go, also where this kernel cannot keep the program to its ports
 //
 // Exit status: 0 once the agent has seen the exit report (whatever the program's status was: the agent must outlive a program that
 // failed, to settle its channels); otherwise 10 failed, 11 killed by a signal, 12 deadline, 13 not started, 14 stopped, 15 not
@@ -41,7 +42,7 @@
 
 #include "confine.h"
 
-enum { HELLO = 0, OUT = 1, ERR = 2, EXIT = 3, GO = 8, STOP = 9, SEEN = 10 };
+enum { HELLO = 0, OUT = 1, ERR = 2, EXIT = 3, GO = 8, STOP = 9, SEEN = 10, GO_ANYWAY = 11 };
 enum { EXITED = 0, SIGNALED = 1, DEADLINE = 2, NOT_STARTED = 3, STOPPED = 4, NOT_CONFINED = 5 };
 enum { CHUNK = 16384, GRACE_MS = 5000, DRAIN_MS = 1000, REPORT_MS = 5000, NO_AGENT = 16 };
 enum { MAX_PORTS = 16, MAX_BODY = 4 + 2 * MAX_PORTS };
@@ -98,15 +99,24 @@ static int read_frame(unsigned char body[MAX_BODY], size_t *size, int timeout_ms
     return frame[0];
 }
 
-// Waits for the agent's go: how long the program may live, and its TCP ports. Returns how many ports, or -1.
-static int read_go(uint32_t *seconds, uint16_t ports[MAX_PORTS]) {
+// What the agent lets the program do.
+struct leave {
+    uint32_t seconds;
+    uint16_t ports[MAX_PORTS];
+    int count, confined;
+};
+
+// Waits for the agent's go. Returns -1 when it says something else, or nothing.
+static int read_go(struct leave *leave) {
     unsigned char body[MAX_BODY];
     size_t size;
-    if (read_frame(body, &size, 10000) != GO || size < 4 || size % 2) return -1;
-    *seconds = (uint32_t)body[0] << 24 | (uint32_t)body[1] << 16 | (uint32_t)body[2] << 8 | body[3];
-    int count = (int)(size - 4) / 2;
-    for (int i = 0; i < count; i++) ports[i] = (uint16_t)(body[4 + 2 * i] << 8 | body[5 + 2 * i]);
-    return count;
+    int word = read_frame(body, &size, 10000);
+    if ((word != GO && word != GO_ANYWAY) || size < 4 || size % 2) return -1;
+    leave->confined = word == GO;
+    leave->seconds = (uint32_t)body[0] << 24 | (uint32_t)body[1] << 16 | (uint32_t)body[2] << 8 | body[3];
+    leave->count = (int)(size - 4) / 2;
+    for (int i = 0; i < leave->count; i++) leave->ports[i] = (uint16_t)(body[4 + 2 * i] << 8 | body[5 + 2 * i]);
+    return 0;
 }
 
 static int connect_agent(const char *path) {
@@ -131,7 +141,7 @@ static void clean_environment(void) {
     *keep = NULL;
 }
 
-static void become_program(char **command, const uint16_t *ports, int count, int out, int err, int failed) {
+static void become_program(char **command, const struct leave *leave, int out, int err, int failed) {
     int reason = -1;
     sigset_t none;
     sigemptyset(&none);
@@ -143,7 +153,7 @@ static void become_program(char **command, const uint16_t *ports, int count, int
     if (null > 2) close(null);
     clean_environment();
     // Nothing of the program runs before it is confined, and nothing at all when it cannot be.
-    if (confine(ports, count)) goto report;
+    if (confine(leave->ports, leave->count, leave->confined)) goto report;
     execvp(command[0], command);
 fail:
     reason = errno;
@@ -153,12 +163,12 @@ report:
 }
 
 // Returns the program's process, or 0 and why there is none in *how.
-static pid_t start(char **command, const uint16_t *ports, int count, int *out, int *err, int *how) {
+static pid_t start(char **command, const struct leave *leave, int *out, int *err, int *how) {
     int o[2], e[2], failed[2], reason;
     *how = NOT_STARTED;
     if (pipe2(o, O_CLOEXEC) || pipe2(e, O_CLOEXEC) || pipe2(failed, O_CLOEXEC)) return 0;
     pid_t child = fork();
-    if (child == 0) become_program(command, ports, count, o[1], e[1], failed[1]);
+    if (child == 0) become_program(command, leave, o[1], e[1], failed[1]);
     close(o[1]), close(e[1]), close(failed[1]);
     *out = o[0], *err = e[0];
     // The pipe closes by itself when exec succeeds.
@@ -248,10 +258,8 @@ int main(int argc, char **argv) {
     sigprocmask(SIG_BLOCK, &mask, NULL);
     int signals = signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK);
 
-    uint32_t seconds;
-    uint16_t ports[MAX_PORTS];
-    int count = 0;
-    if (signals < 0 || connect_agent(path) || send_frame(HELLO, "", 0) || (count = read_go(&seconds, ports)) < 0) {
+    struct leave leave;
+    if (signals < 0 || connect_agent(path) || send_frame(HELLO, "", 0) || read_go(&leave)) {
         puts("veilpod: the agent does not answer");
         return NO_AGENT;
     }
@@ -261,8 +269,8 @@ int main(int argc, char **argv) {
     if (open("/dev/null", O_WRONLY) < 0 || open("/dev/null", O_WRONLY) < 0) return 13;
 
     int out = -1, err = -1, status = 0, how;
-    pid_t child = start(argv + 4, ports, count, &out, &err, &how);
-    if (child > 0) how = watch(child, out, err, signals, now_ms() + (int64_t)seconds * 1000, &status);
+    pid_t child = start(argv + 4, &leave, &out, &err, &how);
+    if (child > 0) how = watch(child, out, err, signals, now_ms() + (int64_t)leave.seconds * 1000, &status);
     if (how == EXITED && WIFSIGNALED(status)) how = SIGNALED;
 
     unsigned char report[5] = {(unsigned char)how};

@@ -39,7 +39,7 @@ def test_data_stay_with_their_owners_custody_unless_somebody_writes_otherwise(cl
     stored, _ = dry_run(cluster_release, manifest("Dataset", "north", DATASET))
     assert stored is not None
     assert stored["spec"]["custody"] == "Owner"
-    assert stored["spec"]["policy"] == {"programs": [], "requesters": [], "minTier": "T0"}
+    assert stored["spec"]["policy"] == {"programs": [], "requesters": [], "minTier": "T0", "programConfinement": "Required"}
 
 
 def test_a_relay_of_no_words_has_a_port_a_bandwidth_and_registered_exits(cluster_release: Cluster):

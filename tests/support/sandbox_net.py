@@ -260,6 +260,7 @@ class Sandbox:
             policy_hash=b"\x06" * 32,
             tier="T0",
             host_access_denied=True,
+            confinement_required=True,
             agent_image="sha256:" + "c" * 64,
             program_image="sha256:" + "a" * 64,
             nonce=statement_nonce(task=TASK, pod_uid=self.uid, incarnation=1, server=self.chain_key.address),

@@ -47,6 +47,7 @@ def statement(of: Keys, *, index: int = 0, task: TaskId = TASK) -> Statement:
         policy_hash=b"\x06" * 32,
         tier="T0",
         host_access_denied=True,
+        program_confined=True,
         allowed=1,
         blocked=2,
         nonce=b"\x07" * 32,

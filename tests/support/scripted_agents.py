@@ -121,6 +121,7 @@ class ScriptedAgent:
             policy_hash=configuration.policy_hash,
             tier=configuration.tier,
             host_access_denied=configuration.host_access_denied,
+            program_confined=True,
             allowed=1,
             blocked=1,
             nonce=configuration.nonce,

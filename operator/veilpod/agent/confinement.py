@@ -14,10 +14,15 @@ _ABI_QUERY = 1
 _ABI_NETWORK = 4  # Linux 6.7
 
 
-def check(ports: Sequence[int]) -> None:
-    """Without ports a program gets no TCP socket, on any kernel. With them, Landlock must rule ports: Refused("ProgramNotConfined")."""
-    if ports and _landlock_abi() < _ABI_NETWORK:
+def confines(ports: Sequence[int], *, required: bool) -> bool:
+    """Whether the program will be kept to its ports. Without any it gets no TCP socket, on every kernel; with them it takes Landlock.
+
+    Raises Refused("ProgramNotConfined") when it will not, and the SandboxClass requires it.
+    """
+    confined = not ports or _landlock_abi() >= _ABI_NETWORK
+    if required and not confined:
         raise Refused("ProgramNotConfined", "this kernel cannot bind the program to its ports: it needs Landlock of Linux 6.7 or newer")
+    return confined
 
 
 def check_ports(ports: Sequence[int], *, relays: Sequence[Endpoint], own: Sequence[Endpoint]) -> None:

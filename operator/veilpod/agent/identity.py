@@ -66,8 +66,10 @@ class Identity:
         return self._keys
 
 
-def create(configuration: Configuration, *, secret: bytes, tls_key: bytes, tier: str, allowed: int, blocked: int) -> Identity:
-    """Make all keys and the one statement of this pod. `secret` is 32 random bytes for the signing key, `tier` the observed one."""
+def create(
+    configuration: Configuration, *, secret: bytes, tls_key: bytes, tier: str, confined: bool, allowed: int, blocked: int
+) -> Identity:
+    """Make all keys and the one statement of this pod. `secret`: 32 random bytes for the signing key; `tier`, `confined`: as observed."""
     identity = Identity(signing=SigningKey(secret=secret), encryption=HybridPrivateKey.generate(), onion=X25519PrivateKey.generate())
     identity.statement = Statement(
         task=configuration.task,
@@ -83,6 +85,7 @@ def create(configuration: Configuration, *, secret: bytes, tls_key: bytes, tier:
         policy_hash=configuration.policy_hash,
         tier=tier,
         host_access_denied=configuration.host_access_denied,
+        program_confined=confined,
         allowed=allowed,
         blocked=blocked,
         nonce=configuration.nonce,

@@ -123,8 +123,8 @@ class Life:
         self._reach(Phase.CONFIGURED)
 
         # No key exists where the program could speak for itself, nor before the fence was seen to hold.
-        confinement.check(configuration.spec.topology.ports)
-        own = await self._be_born(configuration)
+        confined = confinement.confines(configuration.spec.topology.ports, required=configuration.confinement_required)
+        own = await self._be_born(configuration, confined=confined)
         onion, mailbox = self._connect(configuration, own)
         self._points = await meeting.build_rendezvous(onion, meeting.readers_of(configuration), seconds=deadlines.inputs)
         self._reach(Phase.READY)
@@ -145,7 +145,7 @@ class Life:
         ended = await self._compute(seconds=left)
         await self._finish(configuration, own, mailbox, ended)
 
-    async def _be_born(self, configuration: Configuration) -> Identity:
+    async def _be_born(self, configuration: Configuration, *, confined: bool) -> Identity:
         settings = self._settings
         check_promise(observed=settings.tier, promised=configuration.tier)
         seen = None if self._first_look is None else await self._first_look.isolated()
@@ -159,6 +159,7 @@ class Life:
             secret=os.urandom(32),
             tls_key=self._control.tls_key,
             tier=settings.tier,
+            confined=confined,
             allowed=seen.allowed,
             blocked=seen.blocked,
         )
@@ -257,8 +258,9 @@ class Life:
             self._reach(Phase.RUNNING)
             self._control.emit("started", {})
 
-        ports = self.configuration.get().spec.topology.ports
-        ended = await self._program.run(seconds=seconds, ports=ports, started=started)
+        assert self.identity is not None
+        ports, confined = self.configuration.get().spec.topology.ports, self.identity.statement.program_confined
+        ended = await self._program.run(seconds=seconds, ports=ports, confined=confined, started=started)
         if self.state.phase is Phase.RUNNING and self.state.going:
             self._reach(Phase.EXITED)
         self._control.emit("exited", ended.document())

@@ -17,7 +17,7 @@ from veilpod.core.result import LOG_LIMIT, Log
 from veilpod.errors import ProtocolViolation
 
 _HEAD = struct.Struct(">BI")
-_HELLO, _OUT, _ERR, _EXIT, _GO, _STOP, _SEEN = 0, 1, 2, 3, 8, 9, 10
+_HELLO, _OUT, _ERR, _EXIT, _GO, _STOP, _SEEN, _GO_ANYWAY = 0, 1, 2, 3, 8, 9, 10, 11
 _HOW = ("Exited", "Signaled", "Deadline", "NotStarted", "Stopped", "NotConfined")
 _FRAME_LIMIT = 64 << 10
 _SLACK_SECONDS = 15.0  # for the launcher's own kill at the deadline
@@ -73,8 +73,11 @@ class Program:
         self._connected = asyncio.get_running_loop().create_future()
         self._server = await asyncio.start_unix_server(self._accept, unix_address(self._socket), backlog=1)
 
-    async def run(self, *, seconds: int, ports: Sequence[int], started: Callable[[], object]) -> Exit:
-        """Wait for the launcher, let it run the program for `seconds` with TCP on `ports` alone, and return how that ended."""
+    async def run(self, *, seconds: int, ports: Sequence[int], confined: bool, started: Callable[[], object]) -> Exit:
+        """Wait for the launcher, let it run the program for `seconds` with TCP on `ports` alone, and return how that ended.
+
+        Not `confined`: the launcher starts it also where the kernel cannot keep it to its ports.
+        """
         assert self._connected is not None
         try:
             async with asyncio.timeout(seconds):
@@ -85,7 +88,7 @@ class Program:
             if await self._read(reader) != (_HELLO, b""):
                 raise ProtocolViolation("BadLauncher", "the launcher did not greet", party="program")
             go = struct.pack(f">I{len(ports)}H", seconds, *ports)
-            self._writer.write(_HEAD.pack(_GO, len(go)) + go)
+            self._writer.write(_HEAD.pack(_GO if confined else _GO_ANYWAY, len(go)) + go)
             started()
             async with asyncio.timeout(seconds + _SLACK_SECONDS):
                 return await self._until_exit(reader)

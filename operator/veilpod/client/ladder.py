@@ -50,6 +50,9 @@ def climb(offer: Offer, known: Known = Known()) -> list[Step]:
             holds=True,
             text=f"states that netguard reached {statement.allowed} and blocked {statement.blocked} addresses before any key existed",
         ),
+        Step(holds=True, text="states that its kernel keeps the program to the task's own ports")
+        if statement.program_confined
+        else Step(holds=None, text="does not state that the program is kept to the task's own ports: it may speak to relays itself"),
         *_tiers(statement),
     ]
 

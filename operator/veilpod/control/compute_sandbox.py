@@ -138,6 +138,7 @@ class Sandboxes:
             policy_hash=policies.digest,
             tier=offered.tier,
             host_access_denied=offered.deny_host_access,
+            confinement_required=offered.confinement_required,
             agent_image=image_digest(config.images["agent"]),
             program_image=image_digest(spec.program.image),
             nonce=statement_nonce(task=task.id, pod_uid=uid, incarnation=facts.incarnation, server=self._context.writer.address),
@@ -188,6 +189,7 @@ class Sandboxes:
             ("policyHash", statement.policy_hash, policies.digest),
             ("tier", reaches(statement.tier, offered.tier), True),
             ("hostAccessDenied", statement.host_access_denied, offered.deny_host_access),
+            ("programConfined", statement.program_confined or not offered.confinement_required, True),
             ("nonce", statement.nonce, nonce),
         )
         wrong = [field for field, said_value, true_value in said if said_value != true_value]

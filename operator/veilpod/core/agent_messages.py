@@ -61,6 +61,7 @@ class Configuration:
     policy_hash: bytes
     tier: str  # that the SandboxClass promises
     host_access_denied: bool
+    confinement_required: bool  # no key where the kernel cannot keep the program to its ports
     agent_image: str
     program_image: str
     nonce: bytes
@@ -88,6 +89,7 @@ class Configuration:
             "policyHash": to_hex(self.policy_hash),
             "tier": self.tier,
             "hostAccessDenied": self.host_access_denied,
+            "confinementRequired": self.confinement_required,
             "images": {"agent": self.agent_image, "program": self.program_image},
             "nonce": to_hex(self.nonce),
             "domain": {"chainId": self.domain.chain_id, "contract": to_hex(address_bytes(self.domain.contract))},
@@ -112,6 +114,7 @@ def parse_configuration(value: Any) -> Configuration:
         policy_hash=fields.data("policyHash", 32),
         tier=fields.choice("tier", frozenset(OBSERVABLE)),
         host_access_denied=fields.flag("hostAccessDenied"),
+        confinement_required=fields.flag("confinementRequired"),
         agent_image=images.text("agent", maximum=71),
         program_image=images.text("program", maximum=71),
         nonce=fields.data("nonce", 32),

@@ -26,6 +26,7 @@ class Policy:
     programs: frozenset[str] = frozenset()
     requesters: frozenset[Address] = frozenset()
     min_tier: str = "T0"
+    confinement_required: bool = True  # of the program, to the task's own ports
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +60,7 @@ def parse_dataset(spec: Mapping[str, Any], *, own: Address) -> DatasetSpec:
                 programs=frozenset(_image_digest(image) for image in policy.get("programs", ())),
                 requesters=frozenset(parse_address(text) for text in policy.get("requesters", ())),
                 min_tier=policy.get("minTier", "T0"),
+                confinement_required=policy.get("programConfinement", "Required") == "Required",
             ),
         )
     except (KeyError, TypeError, AttributeError, ValueError, ProtocolViolation) as error:
@@ -100,19 +102,21 @@ def judge(
     if policy.programs and program not in policy.programs:
         raise Refused("ProgramRefused", "the data set's policy does not name this program")
     if statement is not None:
-        _judge_sandbox(statement, item=item, task=task, program=program, min_tier=policy.min_tier)
+        _judge_sandbox(statement, item=item, task=task, program=program, policy=policy)
     return dataset
 
 
-def _judge_sandbox(statement: Statement, *, item: Input, task: ChainTask, program: str, min_tier: str) -> None:
+def _judge_sandbox(statement: Statement, *, item: Input, task: ChainTask, program: str, policy: Policy) -> None:
     if statement.task != task.id or statement.index != item.to:
         raise Refused("StatementRefused", "a sandbox of another task, or another place in it")
     if item.to >= len(task.statements) or statement.digest != task.statements[item.to]:
         raise Refused("StatementRefused", "the sandbox's statement is not the one on chain")
     if statement.program_image != program:
         raise Refused("ProgramRefused", "the sandbox runs another program than the task names")
-    if not reaches(statement.rung, min_tier):
-        raise Refused("TierTooLow", f"the data set asks for {min_tier}, the sandbox is {statement.rung}")
+    if not reaches(statement.rung, policy.min_tier):
+        raise Refused("TierTooLow", f"the data set asks for {policy.min_tier}, the sandbox is {statement.rung}")
+    if policy.confinement_required and not statement.program_confined:
+        raise Refused("ProgramNotConfined", "the data set asks for a kernel that keeps the program to its task's ports")
 
 
 def _digest(text: str) -> bytes:

@@ -27,6 +27,7 @@ class SandboxClass:
     canaries: tuple[str, ...] = ()
     deny_host_access: bool = True
     user_namespaces: bool = False  # WhenSupported
+    confinement_required: bool = True
     grace_seconds: int = 10
 
 
@@ -46,6 +47,7 @@ def parse_sandbox_class(manifest: Mapping[str, Any]) -> SandboxClass:
             canaries=tuple(possible_canary(text).spell() for text in spec.get("canaries", ())),
             deny_host_access=bool(spec.get("denyHostAccess", True)),
             user_namespaces=spec.get("userNamespaces", "Never") == "WhenSupported",
+            confinement_required=spec.get("programConfinement", "Required") == "Required",
             grace_seconds=int(spec.get("terminationGracePeriodSeconds", 10)),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:

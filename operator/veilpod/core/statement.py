@@ -41,6 +41,7 @@ class Statement:
     policy_hash: bytes
     tier: str  # observed from inside
     host_access_denied: bool  # the class denies it, and its server saw the policies that do in force
+    program_confined: bool  # its kernel keeps the program to the task's own TCP ports
     allowed: int  # peers that netguard reached
     blocked: int  # canaries that it did not
     nonce: bytes
@@ -62,6 +63,7 @@ class Statement:
             "policyHash": to_hex(self.policy_hash),
             "tier": self.tier,
             "hostAccessDenied": self.host_access_denied,
+            "programConfined": self.program_confined,
             "netguard": {"allowed": self.allowed, "blocked": self.blocked},
             "nonce": to_hex(self.nonce),
         }
@@ -102,6 +104,7 @@ def parse_statement(value: Any, *, party: str = "") -> Statement:
         policy_hash=fields.data("policyHash", 32),
         tier=fields.choice("tier", frozenset(OBSERVABLE)),
         host_access_denied=fields.flag("hostAccessDenied"),
+        program_confined=fields.flag("programConfined"),
         # A sandbox whose isolation nobody observed has no statement.
         allowed=netguard.integer("allowed", minimum=1, maximum=1 << 16),
         blocked=netguard.integer("blocked", minimum=1, maximum=1 << 16),

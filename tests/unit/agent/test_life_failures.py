@@ -85,6 +85,16 @@ async def test_no_key_exists_where_a_program_with_ports_cannot_be_confined(world
     assert sandbox.service.life.identity is None
 
 
+async def test_a_class_may_do_without_and_the_sandbox_says_so(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confinement, "_landlock_abi", lambda: -1)
+    await world.start(dataclasses.replace(solo(), topology=Topology(type="None", ports=(free_port(),))))
+    [sandbox] = world.sandboxes
+    arguments = sandbox.configuration([sandbox.chain_key], world.mailbox.directory, world.mailbox.service.listener.port)
+    await sandbox.link.call("configure", **dataclasses.replace(arguments, confinement_required=False).document())
+    await sandbox.until("ready")
+    assert (await sandbox.link.call("statement"))["statement"]["programConfined"] is False
+
+
 async def test_a_program_gets_no_port_of_the_relays(world: World) -> None:
     await world.start(dataclasses.replace(solo(), topology=Topology(type="None", ports=(world.fence.peer[1],))))
     [sandbox] = world.sandboxes

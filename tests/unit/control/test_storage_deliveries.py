@@ -302,6 +302,18 @@ async def test_a_statement_that_its_server_or_its_key_did_not_sign_is_refused(tm
         assert await found.verdict(forged) == "StatementRefused"
 
 
+async def test_a_program_that_its_kernel_does_not_confine_reads_only_what_lets_it(tmp_path: pathlib.Path) -> None:
+    async with meeting(tmp_path) as found:
+        open_one = dataclasses.replace(found.offer.statement, program_confined=False)
+        offer = Offer(
+            statement=open_one, signature=sign_statement(open_one, SANDBOX.signing), server_signature=countersign(open_one, SANDBOX.server)
+        )
+        found.change(statements=(open_one.digest,))
+        assert await found.verdict(offer) == "ProgramNotConfined"
+        found.change_policy(programConfinement="WhenSupported")
+        assert not isinstance(await found.verdict(offer), str)
+
+
 async def test_a_second_statement_of_the_same_incarnation_is_never_granted(tmp_path: pathlib.Path) -> None:
     async with meeting(tmp_path) as found:
         assert not isinstance(await found.verdict(), str)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from tests.unit.launcher.test_launch import EXITED, SIGNALED, Start, launcher, python, started
+from tests.unit.launcher.test_launch import EXITED, GO, GO_ANYWAY, NOT_CONFINED, SIGNALED, Start, launcher, python, started
 
 from veilpod.agent import confinement
 
@@ -130,3 +130,46 @@ def test_without_ports_no_internet_socket_exists_at_all(started: Start) -> None:
     agent.go()
     assert agent.until_exit() == (EXITED, 1)
     assert b"Address family not supported" in agent.output[2]
+
+
+# A kernel without Landlock, such as gVisor's: its first system call does not exist.
+BEFORE_LANDLOCK = """
+import ctypes, os, struct, sys
+rules = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *rule) for rule in (
+    (0x20, 0, 0, 0), (0x15, 0, 1, 444), (0x06, 0, 0, 0x50000 | 38), (0x06, 0, 0, 0x7FFF0000))))
+filter = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", 4, ctypes.addressof(rules)))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, filter) == 0
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+OLD = (sys.executable, "-c", BEFORE_LANDLOCK)
+
+
+def test_a_program_with_ports_does_not_start_where_it_cannot_be_kept_to_them(started: Start, peer: int) -> None:
+    agent = started(*python("print('ran')"), within=OLD)
+    agent.go(ports=(peer,))
+    assert agent.until_exit() == (NOT_CONFINED, 0)
+    assert agent.output[1] == b""
+
+
+def test_an_agent_that_knows_may_start_it_all_the_same_with_tcp_alone(started: Start, relay: int) -> None:
+    attempt = f"{CONNECT.replace('{relay}', str(relay))}; socket.socket(socket.AF_INET, socket.SOCK_DGRAM)"
+    agent = started(*python(attempt), within=OLD)
+    agent.go(ports=(1024,), word=GO_ANYWAY)
+    assert agent.until_exit() == (EXITED, 1)
+    assert b"Address family not supported" in agent.output[2], "the connection was made, the datagram socket was not"
+
+
+@pytest.mark.parametrize("word", [GO, GO_ANYWAY])
+def test_without_ports_a_program_is_confined_on_every_kernel(started: Start, word: int) -> None:
+    agent = started(*python("import socket; socket.socketpair(); socket.socket()"), within=OLD)
+    agent.go(word=word)
+    assert agent.until_exit() == (EXITED, 1)
+    assert b"Address family not supported" in agent.output[2]
+
+
+def test_what_this_kernel_can_is_done_whatever_the_agent_says(started: Start, relay: int, peer: int) -> None:
+    agent = started(*python(CONNECT.replace("{relay}", str(relay))))
+    agent.go(ports=(peer,), word=GO_ANYWAY)
+    assert agent.until_exit() == (EXITED, 1)
+    assert b"Permission" in agent.output[2]

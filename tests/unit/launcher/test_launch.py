@@ -18,7 +18,7 @@ import pytest
 from localcluster import waiting
 
 SOURCE = pathlib.Path(__file__).parents[3] / "operator" / "launcher" / "launch.c"
-HELLO, OUT, ERR, EXIT, GO, STOP, SEEN = 0, 1, 2, 3, 8, 9, 10
+HELLO, OUT, ERR, EXIT, GO, STOP, SEEN, GO_ANYWAY = 0, 1, 2, 3, 8, 9, 10, 11
 EXITED, SIGNALED, DEADLINE, NOT_STARTED, STOPPED, NOT_CONFINED = range(6)
 
 
@@ -60,9 +60,9 @@ class Agent:
         kind, size = struct.unpack(">BI", self._exactly(5))
         return kind, self._exactly(size)
 
-    def go(self, seconds: int = 60, *, ports: tuple[int, ...] = ()) -> None:
+    def go(self, seconds: int = 60, *, ports: tuple[int, ...] = (), word: int = GO) -> None:
         assert self.frame() == (HELLO, b"")
-        self.connection.sendall(struct.pack(f">BII{len(ports)}H", GO, 4 + 2 * len(ports), seconds, *ports))
+        self.connection.sendall(struct.pack(f">BII{len(ports)}H", word, 4 + 2 * len(ports), seconds, *ports))
 
     def until_exit(self, *, seen: bool = True) -> tuple[int, int]:
         while True:
