@@ -58,8 +58,8 @@ class World:
 
 
 @contextlib.contextmanager
-def world(relays: int = 3, *, rate: float = 125e6) -> Iterator[World]:
-    """Run relays 1 to `relays`; links pad by the same chance in every run."""
+def world(relays: int = 3, *, rate: float = 125e6, distance: float = 0.01) -> Iterator[World]:
+    """Run relays 1 to `relays`, so many seconds apart; links pad by the same chance in every run."""
     chance = mock.patch("veilpod.net.link._random", random.Random(1))
-    with chance, virtual.network(lambda a, b: 0.01) as net, mock.patch("time.time", net.loop.time):
+    with chance, virtual.network(lambda a, b: distance) as net, mock.patch("time.time", net.loop.time):
         yield World(net, relays, rate=rate)

@@ -12,6 +12,7 @@ import collections
 from collections.abc import Callable
 from typing import Protocol
 
+from veilpod.core.onion import congestion
 from veilpod.core.onion.geometry import GEOMETRY
 from veilpod.core.onion.layers import Direction, HopKeys, TamperedError, open_end_to_end, put_end_to_end
 from veilpod.core.onion.legs import MAX_NUMBER, Numbers, pack_link
@@ -20,12 +21,9 @@ from veilpod.errors import CircuitFailed, ProtocolViolation, VeilpodError
 from veilpod.net.circuit import Circuit
 
 _ACK_SECONDS = 0.05
-_ACK_MESSAGES = 16
 _KEEPALIVE_SECONDS = 10.0
 _WAITING = 2  # messages that wait for their tick before `ready` waits, too
 _LATE_TICKS = 8  # that are made up for; a process that slept longer goes on from then
-
-
 _NOTHING = (0, RelayCommand.ACK, b"", 0, 0)
 
 
@@ -48,13 +46,15 @@ class Leg:
         self.stalled = False
         self._outward: Direction = keys.forward if guest else keys.backward
         self._inward: Direction = keys.backward if guest else keys.forward
+        self._congestion = congestion.CongestionWindow(congestion.tuning(circuit.cell_class))
+        self._ack_messages = congestion.tuning(circuit.cell_class).step
         self._sent = self._confirmed = self._arrived = self._answered = 0
         self._clock = asyncio.get_running_loop().time
         self._moved = self._spoke = self._clock()  # when the other end confirmed something, or had nothing to; when we sent
         self._answer: asyncio.TimerHandle | None = None
         self._tick_seconds = GEOMETRY[circuit.cell_class].cell / rate if rate else 0.0
         self._line: collections.deque[tuple[int, RelayCommand, bytes | memoryview, int, int]] = collections.deque()
-        self._room = asyncio.Event()
+        self.changed = asyncio.Event()  # there may be room again; one for all legs of a session
         self._tick: asyncio.Handle | None = None
         circuit.receiver = self
 
@@ -67,6 +67,16 @@ class Leg:
     def outstanding(self) -> int:
         """Messages that are under way, as far as we know."""
         return self._sent - self._confirmed
+
+    @property
+    def load(self) -> float:
+        """How much of what it may have under way is."""
+        return self.outstanding / self._congestion.window
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the path, or the next ticks, would take one message more."""
+        return len(self._line) < _WAITING if self.paced else self._congestion.room > 0
 
     @property
     def idle(self) -> float:
@@ -82,13 +92,6 @@ class Leg:
         if self.paced and self._tick is None:
             self._tick = asyncio.get_running_loop().call_soon(self._on_tick, self._clock())
 
-    async def ready(self) -> None:
-        """Wait while the link, or the next ticks, have enough to carry."""
-        await self.circuit.ready()
-        while len(self._line) >= _WAITING and self.circuit.error is None:
-            self._room.clear()
-            await self._room.wait()
-
     def send(self, number: int, command: RelayCommand, data: bytes | memoryview, *, flags: int = 0, stream_id: int = 0) -> None:
         """Send a message to the other end, now or at a tick. The data does not change meanwhile. Does nothing once the circuit is gone."""
         if self.circuit.error is not None:
@@ -98,6 +101,7 @@ class Leg:
             if not self.outstanding:
                 self._moved = self._spoke
             self._sent += 1
+            self._congestion.sent(self._spoke)
         if max(self._sent, self._arrived, number) >= MAX_NUMBER:
             self.circuit.fail(CircuitFailed("a leg has carried all it may"))
         elif self.paced:
@@ -135,7 +139,10 @@ class Leg:
             raise ProtocolViolation("BadMessage", "more has arrived than was sent")
         if numbers.arrived > self._confirmed or not self.outstanding:
             self._moved, self.stalled = self._clock(), False
+        self._congestion.acknowledged(numbers.arrived - self._confirmed, self._clock())
         self._confirmed = numbers.arrived
+        if self.has_room:
+            self.changed.set()
         if inner.command is not RelayCommand.ACK or inner.flags & ECHO:
             self._arrived += 1
         if self.owner is not None:
@@ -147,7 +154,7 @@ class Leg:
         for timer in (self._answer, self._tick):
             if timer is not None:
                 timer.cancel()
-        self._room.set()
+        self.changed.set()
         if self.owner is not None:
             self.owner.on_leg_failed(self, error)
 
@@ -167,13 +174,13 @@ class Leg:
         if not self.circuit.has_room:
             return  # the link takes less than this rate: what is said is late, and nothing is lost
         self._emit(*(self._line.popleft() if self._line else _NOTHING))
-        if len(self._line) < _WAITING:
-            self._room.set()
+        if self.has_room:
+            self.changed.set()
 
     def _acknowledge(self) -> None:
         if self.paced:
             return  # the next tick says it
-        if self._arrived - self._answered >= _ACK_MESSAGES:
+        if self._arrived - self._answered >= self._ack_messages:
             self._acknowledge_now()
         elif self._arrived > self._answered and self._answer is None:
             self._answer = asyncio.get_running_loop().call_later(_ACK_SECONDS, self._acknowledge_late)

@@ -1,6 +1,7 @@
 """The streams of one circuit or session, and the credit that they share.
 
-The circuit's window is counted in DATA messages and returned when a message arrives, so it bounds what is under way in the network.
+The circuit's window is counted in DATA messages and returned when a message arrives, so it bounds what is under way in the network; how
+much of it is used follows from how long that takes (core.onion.congestion).
 Streams that have something to say take turns. When the last word is said each side pads what it has sent (core.onion.padding) and ends
 with a DROP that says so; then the carrier may go. What carries the messages (a circuit's last hop, a session's other end, a relay's exit)
 is behind `Carrier`. Paper steps 5, 7 and 8.
@@ -10,6 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
+from veilpod.core.onion import congestion
 from veilpod.core.onion.geometry import WINDOW, CellClass
 from veilpod.core.onion.messages import FIN, EndReason, Message, RelayCommand, pack_credit, parse_credit
 from veilpod.core.onion.padding import padded
@@ -32,15 +34,17 @@ class Mux:
         first_id: int,
         on_begin: Callable[[MuxStream], None] | None,
         hold: Hold,
+        tuning: congestion.Tuning | None = None,
         pads: bool = True,
     ) -> None:
         self.carrier, self.hold, self._pads = carrier, hold, pads
         self.window = WINDOW[cell_class]
+        self._clock = asyncio.get_running_loop().time
+        self._congestion = congestion.CongestionWindow(tuning or congestion.tuning(cell_class))
         self._on_begin = on_begin
         self._streams: dict[int, MuxStream] = {}
         self._next_id, self._parity = first_id, first_id & 1
         self._last_begun = 0
-        self._credit = self.window.circuit
         self._arrived = 0
         self._waiters: list[asyncio.Future[None]] = []
         self._writers = 0
@@ -95,15 +99,15 @@ class Mux:
                 stream.check_writable()
                 if stream.credit <= 0:
                     await stream.wait_credit()
-                elif self._credit <= 0:
+                elif self._congestion.room <= 0:
                     await self._wait_credit()
                 else:
                     await self.carrier.ready()
                     stream.check_writable()
-                    if stream.credit > 0 and self._credit > 0:
+                    if stream.credit > 0 and self._congestion.room > 0:
                         break
             stream.take_credit()
-            self._credit -= 1
+            self._congestion.sent(self._clock())
             self.say(RelayCommand.DATA, data, flags=flags, stream_id=stream.id)
             if self._writers > 1:
                 await asyncio.sleep(0)  # round robin among the streams that have something to say
@@ -167,14 +171,14 @@ class Mux:
     async def _pad_out(self) -> None:
         """Say DROP until the number of what was said is one that many others have, too."""
         while self._error is None:
-            if self._credit <= 0:
+            if self._congestion.room <= 0:
                 await self._wait_credit()
                 continue
             await self.carrier.ready()
-            if self._error is not None or self._credit <= 0:
+            if self._error is not None or self._congestion.room <= 0:
                 continue
             last = not self._pads or padded(self._said + 1) == self._said + 1
-            self._credit -= 1
+            self._congestion.sent(self._clock())
             self.say(RelayCommand.DROP, b"", flags=FIN if last else 0)
             self._ended = last
             if last:
@@ -206,9 +210,7 @@ class Mux:
             self._arrived = 0
 
     def _on_credit(self, cells: int) -> None:
-        self._credit += cells
-        if self._credit > self.window.circuit:
-            raise ProtocolViolation("BadCredit", "credit that was never taken")
+        self._congestion.acknowledged(cells, self._clock())
         self._wake()
 
     async def _wait_credit(self) -> None:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection
 
 from veilpod.core.ids import NodeId
+from veilpod.core.onion.congestion import fixed
 from veilpod.core.onion.geometry import GEOMETRY, LABEL_MAX, WINDOW, CellClass
 from veilpod.core.onion.legs import Numbers
 from veilpod.core.onion.messages import EndReason, Message, RelayCommand
@@ -43,7 +44,15 @@ class OnionSession:
         self._meet_again = meet_again
         self._paced = leg.paced  # then neither padding nor a second leg tells how much is said
         first = 1 if guest else 2
-        self._mux = Mux(self, self.cell_class, first_id=first, on_begin=self._begun, hold=Hold(_UNREAD), pads=not self._paced)
+        self._mux = Mux(
+            self,
+            self.cell_class,
+            first_id=first,
+            on_begin=self._begun,
+            hold=Hold(_UNREAD),
+            tuning=fixed(self.cell_class),
+            pads=not self._paced,
+        )
         self._accepted: asyncio.Queue[MuxStream | None] = asyncio.Queue()
         self._error: VeilpodError | None = None
         self._legs: list[Leg] = []
@@ -109,16 +118,16 @@ class OnionSession:
             self._count(sent=True)
 
     async def ready(self) -> None:
-        """Wait while there is no leg, or its link has too much queued."""
+        """Wait while there is no leg, or it has too much under way, or queued."""
         while self._error is None:
             leg = self._best()
-            if leg is None or self._outbox.waits:
+            if leg is None or self._outbox.waits or not leg.has_room:
                 self._changed.clear()
                 await self._changed.wait()
+            elif leg.circuit.has_room:
+                return
             else:
-                await leg.ready()
-                if leg.circuit.error is None:
-                    return
+                await leg.circuit.ready()
 
     # --- the legs' calls
 
@@ -157,7 +166,7 @@ class OnionSession:
         if self._error is not None or len(self._legs) >= _MOST_LEGS:
             leg.close()
             return
-        leg.owner, leg.newest = self, lambda: self._inbox.newest
+        leg.owner, leg.newest, leg.changed = self, lambda: self._inbox.newest, self._changed
         self._legs.append(leg)
         leg.begin()
         if leg.circuit.error is not None:
@@ -168,7 +177,7 @@ class OnionSession:
     # --- sending
 
     def _best(self) -> Leg | None:
-        return min((leg for leg in self._legs if not leg.stalled), key=lambda leg: leg.outstanding, default=None)
+        return min((leg for leg in self._legs if not leg.stalled), key=lambda leg: leg.load, default=None)
 
     def _take_back(self, leg: Leg) -> None:
         if lost := self._outbox.take_back(leg):
@@ -182,7 +191,11 @@ class OnionSession:
     async def _send_again(self) -> None:
         try:
             while self._outbox.waits and (leg := self._best()) is not None:
-                await leg.ready()
+                if not leg.has_room:
+                    self._changed.clear()
+                    await self._changed.wait()
+                    continue
+                await leg.circuit.ready()
                 if self._outbox.waits and not leg.stalled and leg.circuit.error is None:
                     _carry(self._outbox.next(), leg)
         finally:
@@ -221,6 +234,7 @@ class OnionSession:
             elif leg.idle >= _STALL_SECONDS and not leg.stalled:
                 log.info("session.stalled")
                 leg.stalled = True
+                self._changed.set()
                 leg.circuit.silent()
                 self._take_back(leg)
                 self._mend()

@@ -79,8 +79,8 @@ class Window:
 
 
 WINDOW = {
-    CellClass.SMALL: Window(circuit=512, circuit_step=64, stream=256, stream_step=32),
-    CellClass.BULK: Window(circuit=64, circuit_step=16, stream=32, stream_step=8),
+    CellClass.SMALL: Window(circuit=512, circuit_step=32, stream=256, stream_step=32),
+    CellClass.BULK: Window(circuit=64, circuit_step=2, stream=32, stream_step=8),
 }
 
 
