@@ -76,6 +76,21 @@ async def test_a_failing_hub_ends_the_task_refunded_with_its_code(anvil, tmp_pat
         await all_settled(w)
 
 
+async def test_a_sandbox_that_lies_in_the_key_ceremony_is_named_and_the_task_refunded(anvil, tmp_path):
+    async with world(anvil, tmp_path) as w:
+        w.network.liar = 1
+        w.apply(topology={"type": "None"})  # no channels, which would be settled by challenge an hour later
+        await w.until_true("Settled")
+        assert failure(w) == "CeremonyFault"
+        assert w.task()["status"].get("taskKey") is None
+        found = {c["type"]: c for c in w.task()["status"]["conditions"]}
+        assert "server 1 (BadShare)" in found["KeyPublished"]["message"]
+        await all_settled(w)
+        told = [server.objects(TASK_ASSIGNMENTS) for server in w.servers]
+        messages = [c["message"] for found in told for item in found for c in item["status"]["conditions"] if c["type"] == "Failed"]
+        assert any("by server 1" in message for message in messages)
+
+
 async def test_losing_the_quorum_stops_the_hub_that_would_wait_in_vain(anvil, tmp_path):
     async with world(anvil, tmp_path) as w:
         w.network.fail[2] = "InputTimeout"

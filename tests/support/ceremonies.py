@@ -1,10 +1,11 @@
 """Key ceremonies played by who knows all secrets: everybody's posts, and the key."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from veilpod.core.canonical import keccak256
 from veilpod.core.ceremony.member import Member, Progress, hear, speak
-from veilpod.core.ceremony.words import Ceremony, Post, parse_post, parse_received
+from veilpod.core.ceremony.words import Ceremony, Post, Reveal, body_digest, parse_post, parse_received
 from veilpod.core.ids import ServerIndex, TaskId
 from veilpod.core.keys import SigningKey
 from veilpod.core.sealing import HybridPrivateKey
@@ -35,6 +36,14 @@ def member(of: Ceremony, index: int, signing: SigningKey, *, seed: bytes = b"") 
 
 def members(of: Ceremony, signing: Sequence[SigningKey], *, seed: bytes = b"") -> list[Member]:
     return [member(of, index, key, seed=seed) for index, key in enumerate(signing)]
+
+
+def broken_share(post: Post, signing: SigningKey, *, victim: int) -> Post:
+    """The same reveal with bytes for one member that nobody committed to."""
+    assert isinstance(post.word, Reveal)
+    bodies = tuple(bytes(1168) if at == victim else body for at, body in enumerate(post.bodies))
+    word = dataclasses.replace(post.word, shares=tuple(map(body_digest, bodies)))
+    return Post(word=word.signed(signing), bodies=bodies)
 
 
 def play(everybody: Sequence[Member]) -> tuple[list[list[Post]], SigningKey]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from tests.support import ceremonies
 from tests.support.fake_cluster import FakeCluster
 
 from veilpod.agent import ceremony
@@ -18,6 +19,7 @@ from veilpod.agent.meeting import collected
 from veilpod.core.agent_messages import (
     Configuration,
     Exit,
+    Failed,
     Flushed,
     SealedResultInfo,
     make_zeroised,
@@ -25,6 +27,7 @@ from veilpod.core.agent_messages import (
     parse_published,
 )
 from veilpod.core.canonical import from_hex, to_hex
+from veilpod.core.ceremony.words import parse_post
 from veilpod.core.channel.state import order
 from veilpod.core.ids import Address, PodUid, ServerIndex, TaskId
 from veilpod.core.keys import SigningKey
@@ -36,7 +39,7 @@ from veilpod.core.sealing import HYBRID_PUBLIC_BYTES
 from veilpod.core.statement import Statement, sign_statement
 from veilpod.core.task.pods import image_digest
 from veilpod.core.typed_data import result_digest
-from veilpod.errors import PeerUnavailable, Refused
+from veilpod.errors import PeerFault, PeerUnavailable, Refused
 from veilpod.store.mailbox import Mailbox
 
 MIB = 1 << 20
@@ -54,6 +57,7 @@ class Network:
         self.may_end = asyncio.Event()  # between the last transfer and the end of a program
         self.may_end.set()
         self.lose_channel_messages = False
+        self.liar: int | None = None  # server whose sandbox breaks the key ceremony
         self.fail: dict[int, str] = {}  # server index -> failure code, instead of computing
 
     async def connect(self, host: str, port: int, *, pinned_tls_key: bytes | None = None) -> "ScriptedLink":
@@ -149,11 +153,18 @@ class ScriptedAgent:
                     break
             await asyncio.sleep(0.02)
         which = ceremony.ceremony_of(configuration, self._offers)
-        self.group = await ceremony.make_key(self, which, index=configuration.index, signing=self.signing, seconds=30)
+        try:
+            self.group = await ceremony.make_key(self, which, index=configuration.index, signing=self.signing, seconds=30)
+        except PeerFault as fault:
+            self.emit("failed", Failed(code=fault.reason, peer=ServerIndex(fault.peer)).document())
+            await self._note("Failed", fault.reason)
+            return
         self.emit("offers", collected(self._offers, self.group.address).document())
 
     async def ask(self, op: str, args: dict[str, Any], *, seconds: float) -> dict[str, Any]:
         """A mailbox client without a circuit."""
+        if self._network.liar == self._told.index and args.get("word", {}).get("stage") == "reveal":
+            args = ceremonies.broken_share(parse_post(args), self.signing, victim=0).document()
         return await getattr(self._network.mailbox, op.replace("-", "_"))(args) or {}
 
     async def _on_acceptance(self, args: dict[str, Any]) -> None:

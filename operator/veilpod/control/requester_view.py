@@ -29,7 +29,7 @@ from veilpod.core.typed_data import Domain, statements_hash
 from veilpod.errors import InvalidInput, ProtocolViolation, Refused
 
 log = logging.getLogger(__name__)
-_MET = (TaskPhase.ASSIGNED, TaskPhase.RUNNING, TaskPhase.COMPLETED)
+_MET = (TaskPhase.ASSIGNED, TaskPhase.RUNNING, TaskPhase.COMPLETED, TaskPhase.CLOSED)
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -167,7 +167,7 @@ class View:
         )
         good = {offer.statement.index: offer for offer in offers if _offer_holds(offer, task, owners)}
         publication = ceremony = None
-        if task.phase is TaskPhase.ASSIGNED and len(good) == len(owners):
+        if task.phase in (TaskPhase.ASSIGNED, TaskPhase.CLOSED) and not task.published_key and 0 < len(good) == len(owners):
             report, acceptances = await together(self._mailbox.ceremony(task.id), self._mailbox.acceptances(task.id))
             which = _ceremony_of(task.id, good)
             publication = _publication(self.domain, which, good, owners, report, acceptances)

@@ -1,7 +1,6 @@
 """Sandboxes make the task key together, and say who kept them from it."""
 
 import asyncio
-import dataclasses
 import pathlib
 from typing import Any
 
@@ -13,7 +12,7 @@ from veilpod.agent import ceremony
 from veilpod.core.ceremony import member
 from veilpod.core.ceremony.evidence import judge
 from veilpod.core.ceremony.member import Member, Progress
-from veilpod.core.ceremony.words import Ceremony, Post, Reveal, body_digest
+from veilpod.core.ceremony.words import Ceremony, Post, Reveal
 from veilpod.core.ids import ServerIndex
 from veilpod.core.keys import SigningKey
 from veilpod.core.store_messages import TaskTerms
@@ -28,11 +27,8 @@ honest_speech = member.speak
 def lie(own: Member, progress: Progress) -> Post:
     """Server 1 gives server 0 a share that it did not commit to."""
     post = honest_speech(own, progress)
-    if own.index != 1 or not isinstance(post.word, Reveal):
-        return post
-    bodies = (bytes(1168), *post.bodies[1:])
-    word = dataclasses.replace(post.word, shares=tuple(map(body_digest, bodies)))
-    return Post(word=word.signed(own.signing), bodies=bodies)
+    lies = own.index == 1 and isinstance(post.word, Reveal)
+    return ceremonies.broken_share(post, own.signing, victim=0) if lies else post
 
 
 class Group:

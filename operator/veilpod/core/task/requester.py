@@ -154,10 +154,18 @@ def _no_key(ceremony: CeremonySeen | None) -> Claim:
     return no("WaitingForServers", f"no {ceremony.stage} yet of server {', '.join(map(str, ceremony.missing))} in the key ceremony")
 
 
+def _say_why_no_key(draft: Draft, s: TaskSnapshot) -> None:
+    if (ceremony := _ceremony(s)) is not None:
+        draft.claim(Type.KEY_PUBLISHED, _no_key(ceremony))
+
+
+def _ceremony(s: TaskSnapshot) -> CeremonySeen | None:
+    return None if isinstance(s.mailbox, Unknown) else s.mailbox.ceremony
+
+
 def _ends_assigned(draft: Draft, s: TaskSnapshot, task: ChainTask, clock: int) -> bool:
     """Whether a task without a key is on its way out."""
-    if not isinstance(s.mailbox, Unknown) and s.mailbox.ceremony:
-        draft.claim(Type.KEY_PUBLISHED, _no_key(s.mailbox.ceremony))
+    _say_why_no_key(draft, s)
     if _all_reported(task):
         _fail(draft, s, "KeyPublished", _code(s))
         draft.do(do.Refund())
@@ -259,6 +267,7 @@ def _destroyed(draft: Draft, task: ChainTask, clock: int) -> None:
 def _settle(draft: Draft, s: TaskSnapshot, task: ChainTask) -> None:
     draft.claim(Type.KEY_REVOKED, yes("Completed" if task.phase is TaskPhase.COMPLETED else "Closed"))
     if task.phase is TaskPhase.CLOSED:
+        _say_why_no_key(draft, s)
         _fail(draft, s, "Computed" if task.published_key else "KeyPublished" if task.compute else "Scheduled", _code(s))
     if isinstance(s.channels, Unknown):
         draft.claim(Type.SETTLED, unknown(s.channels.why))
@@ -280,11 +289,13 @@ def _all_reported(task: ChainTask) -> bool:
 
 
 def _code(s: TaskSnapshot) -> str:
-    """The code that best says why: what was decided before, what a sandbox signed, or that a server left."""
+    """The code that best says why: what was decided before, what is proved, what a sandbox signed, or that a server left."""
     if s.failure:
         return s.failure.code
     if s.deleting:
         return "Cancelled"
+    if (ceremony := _ceremony(s)) is not None and ceremony.proved:
+        return "CeremonyFault"
     if not isinstance(s.mailbox, Unknown) and s.mailbox.failures:
         return s.mailbox.failures[0][1]
     # A server that could not be reached could not say why; where the directory shows it, it is said here.
@@ -293,7 +304,12 @@ def _code(s: TaskSnapshot) -> str:
 
 def _late(s: TaskSnapshot) -> str:
     """Why something did not happen in time."""
-    return s.relays.reason if s.relays else "DeadlineExceeded"
+    ceremony = _ceremony(s)
+    if ceremony is not None and ceremony.proved:
+        return "CeremonyFault"
+    if s.relays:
+        return s.relays.reason
+    return "CeremonyTimeout" if ceremony is not None else "DeadlineExceeded"
 
 
 def _fail(draft: Draft, s: TaskSnapshot, stage: str, code: str) -> None:

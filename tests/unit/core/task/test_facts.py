@@ -54,6 +54,13 @@ def test_only_a_fatal_failure_ends_the_sandbox_and_the_first_one_stays() -> None
     assert fold(agent, "failed", Failed(code="Cancelled").document()).failed == "ProgramFailed"
 
 
+def test_whom_an_agent_blames_is_remembered_with_its_first_failure() -> None:
+    agent = fold(AgentSeen(), "failed", Failed(code="CeremonyFault", peer=ServerIndex(2)).document())
+    agent = fold(agent, "failed", Failed(code="PeerLost", peer=ServerIndex(1)).document())
+    assert (agent.failed, agent.blamed) == ("CeremonyFault", 2)
+    assert parse_facts(Facts(agent=agent).to_json()).agent == agent
+
+
 def test_a_program_that_did_not_end_well_did_not_exit_with_zero() -> None:
     assert fold(AgentSeen(), "exited", Exit(how="Signaled", code=0).document()).exited == 1
     assert fold(AgentSeen(), "exited", Exit(how="Exited", code=3).document()).exited == 3

@@ -9,7 +9,7 @@ from veilpod.core.ids import ServerIndex
 from veilpod.core.task import plan as do
 from veilpod.core.task.conditions import Status, Type
 from veilpod.core.task.decide import decide_task
-from veilpod.core.task.snapshot import MailboxSeen, Publication, Refusal, TaskSnapshot, Unknown
+from veilpod.core.task.snapshot import CeremonySeen, MailboxSeen, Publication, Refusal, TaskSnapshot, Unknown
 
 
 def assigned(**changes: object) -> TaskSnapshot:
@@ -39,6 +39,20 @@ def test_no_key_is_published_while_a_channel_is_not_seen_open() -> None:
     opening = dataclasses.replace(snapshot.channels[0], phase=ChannelPhase.OPENING)
     assert effects(dataclasses.replace(snapshot, channels=(opening, snapshot.channels[1]))) == []
     assert effects(dataclasses.replace(snapshot, channels=Unknown("ChainUnavailable"))) == []
+
+
+def test_who_holds_up_the_key_is_said() -> None:
+    snapshot = assigned()
+    assert isinstance(snapshot.mailbox, MailboxSeen)
+    for seen, reason, words in (
+        (None, "WaitingForServers", ""),
+        (CeremonySeen(stage="reveal", missing=(ServerIndex(1), ServerIndex(2))), "WaitingForServers", "no reveal yet of server 1, 2"),
+        (CeremonySeen(stage="reveal", proved=((ServerIndex(2), "BadShare"),)), "CeremonyFault", "server 2 (BadShare)"),
+    ):
+        box = dataclasses.replace(snapshot.mailbox, publication=None, ceremony=seen)
+        claim = decide_task(dataclasses.replace(snapshot, mailbox=box), 0).claims[Type.KEY_PUBLISHED]
+        assert (claim.status, claim.reason) == (Status.FALSE, reason)
+        assert words in claim.message
 
 
 def test_a_server_that_left_ends_the_scheduling_instead_of_the_publication() -> None:
