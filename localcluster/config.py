@@ -92,6 +92,8 @@ def kubelet(cgroup: str) -> dict[str, Any]:
         "maxPods": 250,
         # What a test kills again and again comes back at once, not after five minutes.
         "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
+        # What a fork bomb in a pod comes to: the memory of a pod's limit would hold far more threads than a node has numbers for.
+        "podPidsLimit": 1024,
         # The disk and the memory are the developer's: nearly full is normal there, and nobody could pull a collected image again.
         "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "nodefs.inodesFree": "1%", "imagefs.available": "1%"},
         "imageGCHighThresholdPercent": 100,

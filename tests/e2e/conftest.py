@@ -88,6 +88,18 @@ def base_image(cluster: Cluster) -> str:
 
 
 @pytest.fixture(scope="session")
+def ours(cluster: Cluster) -> dict[str, str]:
+    """Images of ours by digest, built as a release is."""
+    base = images.ensure_base()
+    loaded = {}
+    for target in ("agent", "operator"):
+        images.build(target, layout.REPOSITORY / "Dockerfile", layout.REPOSITORY, {"BASE": base})
+        archive = images.save(images.name_of(target), layout.cache_directory() / "images" / f"{target}-test.tar")
+        loaded[target] = images.load(cluster.name, archive)[images.name_of(target)]
+    return loaded
+
+
+@pytest.fixture(scope="session")
 def cluster_release(cluster: Cluster) -> Cluster:
     """Install what an admin installs once: CRDs, SandboxClasses, the fence around sandbox namespaces."""
     chart = str(layout.REPOSITORY / "helm" / "veilpod")

@@ -59,11 +59,11 @@ def sandbox(image: str = IMAGE, name: str = "sandbox") -> Manifest:
     }
 
 
-def helm(cluster: Cluster, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def helm(cluster: Cluster, *arguments: str, party: str = PARTY, release: str = RELEASE) -> "subprocess.CompletedProcess[str]":
     contracts = [f"chain.contracts.{name}=0x{'1' * 40}" for name in ("registry", "scheduler", "channels")]
     images = [f"images.{name}.digest=sha256:{'0' * 64}" for name in ("operator", "agent")]
     values = ["roles.compute=true", "chain.rpcUrl=http://198.19.255.1:1", "chain.keySecret.name=chain-key", *contracts, *images]
-    command = ["helm", *arguments, RELEASE, str(layout.REPOSITORY / "helm" / "veilpod"), "--namespace", PARTY]
+    command = ["helm", *arguments, release, str(layout.REPOSITORY / "helm" / "veilpod"), "--namespace", party]
     return subprocess.run(
         [*command, "--set", ",".join(values), "--set", "chain.chainId=1"],
         env=cluster.environment,

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from localcluster import images, layout, waiting
+from localcluster import layout, waiting
 from tests.e2e.conftest import Cluster
 from tests.support import sandbox_net
 from veilpod.core.agent_messages import parse_sealed_result
@@ -69,18 +69,6 @@ for log in ("/proc/1/fd/1", "/proc/1/fd/2", "/dev/termination-log", "/veilpod/bi
 def spec(image: str) -> TaskSpec:
     program = Program(image=image, command=("python3", "-c", PROBE), env=(), cpu="200m", memory=96 << 20)
     return dataclasses.replace(sandbox_net.solo(compute=120), program=program)
-
-
-@pytest.fixture(scope="module")
-def ours(cluster: Cluster) -> dict[str, str]:
-    """Our images by digest, built as a release is."""
-    base = images.ensure_base()
-    loaded = {}
-    for target in ("agent", "operator"):
-        images.build(target, layout.REPOSITORY / "Dockerfile", layout.REPOSITORY, {"BASE": base})
-        archive = images.save(images.name_of(target), layout.cache_directory() / "images" / f"{target}-test.tar")
-        loaded[target] = images.load(cluster.name, archive)[images.name_of(target)]
-    return loaded
 
 
 @pytest.fixture(scope="module")
@@ -159,10 +147,11 @@ def state(cluster: Cluster, name: str, container: str) -> dict[str, Any]:
 
 
 def drive(cluster: Cluster, pod: dict[str, Any], task: TaskSpec, directory: list[dict[str, Any]]) -> dict[str, Any]:
-    code, encoded = (SUPPORT / "world_driver.py").read_text(), base64.b64encode(task.encode()).decode()
-    arguments = [pod["status"]["podIP"], pod["metadata"]["uid"], json.dumps(directory), encoded]
-    result: dict[str, Any] = json.loads(cluster.kubectl("exec", "-n", WORLD, "world", "--", "python3", "-c", code, *arguments, timeout=240))
-    return result
+    code, spec = (SUPPORT / "world_driver.py").read_text(), base64.b64encode(task.encode()).decode()
+    sandbox = {"ip": pod["status"]["podIP"], "uid": pod["metadata"]["uid"], "task": sandbox_net.TASK.hex(), "spec": spec}
+    command = ["exec", "-n", WORLD, "world", "--", "python3", "-c", code, json.dumps(directory), json.dumps([sandbox])]
+    [result] = json.loads(cluster.kubectl(*command, timeout=240))
+    return dict(result)
 
 
 def bury(cluster: Cluster, name: str) -> None:

@@ -1,6 +1,7 @@
-"""Runs inside the world pod: one operator driving one sandbox from configuration to zeroisation. Prints what it saw as one JSON line.
+"""Runs inside a pod: an operator driving sandboxes from configuration to zeroisation. Prints what it saw of each as one JSON line.
 
-Arguments: the sandbox's pod IP, its pod UID, the directory as JSON, the specification as canonical JSON in base64.
+Arguments: the directory, and the sandboxes as a list of `{"ip", "uid", "task" (hex), "spec" (canonical JSON in base64)}`, both as JSON.
+They are driven at once. The mailbox is at POD_IP. A task that fails is torn down like any other; what it failed with is among the events.
 """
 
 import asyncio
@@ -25,8 +26,11 @@ from veilpod.net.framing import json_frame, read_json_frame
 
 CHAIN_KEY = SigningKey(secret=b"\x31" * 32)
 KEYS = node_keys(CHAIN_KEY)
-TASK = TaskId(b"\x77" * 32)
 DOMAIN = Domain(chain_id=31337, contract=checksum_address(b"\x0c" * 20))
+
+
+class Failed(Exception):
+    """The agent said so."""
 
 
 class Events:
@@ -48,28 +52,32 @@ class Events:
     async def until(self, name: str) -> dict[str, Any]:
         async with asyncio.timeout(90):
             while name not in self.seen:
-                if "failed" in self.seen:
-                    raise RuntimeError(f"failed: {self.seen['failed']} after {self.order}")
+                if "failed" in self.seen and name != "flushed":
+                    raise Failed(f"{self.seen['failed']} after {self.order}")
                 self._heard.clear()
                 await self._heard.wait()
         return self.seen[name]
 
 
 async def main() -> None:
-    ip, uid = sys.argv[1], PodUid(sys.argv[2])
-    directory = json.loads(sys.argv[3])
-    spec = decode_spec(base64.b64decode(sys.argv[4]))
-    mailbox = await connect("127.0.0.1", 7443, key=KEYS.control)
+    directory, sandboxes = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+    mailbox = await connect(os.environ["POD_IP"], 7443, key=KEYS.control)
     await mailbox.call("configure", sealKey=to_hex(KEYS.seal.private_bytes_raw()), directory=directory)
-    terms = TaskTerms(task=TASK, owners=(CHAIN_KEY.address,), result_from=spec.result.sender, max_size=spec.result.max_size, domain=DOMAIN)
-    await mailbox.call("forget-task", taskId=to_hex(TASK))  # an earlier test's
+    print(json.dumps(await asyncio.gather(*(drive(mailbox, directory, sandbox) for sandbox in sandboxes))))
+
+
+async def drive(mailbox: Link, directory: list[Any], sandbox: dict[str, str]) -> dict[str, Any]:
+    ip, uid, task = sandbox["ip"], PodUid(sandbox["uid"]), TaskId(bytes.fromhex(sandbox["task"]))
+    spec = decode_spec(base64.b64decode(sandbox["spec"]))
+    terms = TaskTerms(task=task, owners=(CHAIN_KEY.address,), result_from=spec.result.sender, max_size=spec.result.max_size, domain=DOMAIN)
+    await mailbox.call("forget-task", taskId=to_hex(task))  # an earlier test's
     await mailbox.call("announce-task", **terms.document())
 
     link = await connect(ip, 7443, key=KEYS.control, timeout=60)
     events = Events(link)
     listening = asyncio.create_task(events.listen())
     configuration = Configuration(
-        task=TASK,
+        task=task,
         index=ServerIndex(0),
         incarnation=1,
         pod_uid=uid,
@@ -86,7 +94,7 @@ async def main() -> None:
         confinement_required=True,
         agent_image="sha256:" + "c" * 64,
         program_image="sha256:" + "a" * 64,
-        nonce=statement_nonce(task=TASK, pod_uid=uid, incarnation=1, server=CHAIN_KEY.address),
+        nonce=statement_nonce(task=task, pod_uid=uid, incarnation=1, server=CHAIN_KEY.address),
         domain=DOMAIN,
     )
     await link.call("configure", **configuration.document())
@@ -95,29 +103,34 @@ async def main() -> None:
     await link.call("offer", serverSignature=to_hex(countersign(statement, CHAIN_KEY)))
     offers = await events.until("offers")
     key = checksum_address(from_hex(offers["key"]))
-    digest = sandbox_key_digest(DOMAIN, TASK, key=key, statements_hash=from_hex(offers["statementsHash"]))
+    digest = sandbox_key_digest(DOMAIN, task, key=key, statements_hash=from_hex(offers["statementsHash"]))
     await link.call("acceptance", signature=to_hex(CHAIN_KEY.sign(digest)))
     await events.until("accepted")
-    acceptances = (await mailbox.call("acceptances", taskId=to_hex(TASK)))["acceptances"]
+    acceptances = (await mailbox.call("acceptances", taskId=to_hex(task)))["acceptances"]
     published = Published(
         key=key,
         statements=(statement.digest,),
         descriptors=descriptors_document([parse_acceptance(item) for item in acceptances]),
     )
     await link.call("published", **published.document())
-    for name in ("started", "exited", "result", "delivered", "flushed"):
-        await events.until(name)
-    sealed = await download()
+    sealed = b""
+    try:
+        for name in ("started", "exited", "result", "delivered"):
+            await events.until(name)
+        sealed = await download(task)
+    except Failed:
+        pass
+    await events.until("flushed")
     await link.call("release")
     zeroised = await link.call("zeroise")
     listening.cancel()
     said = {"order": events.order, "events": events.seen, "zeroised": zeroised, "statement": answer}
-    print(json.dumps({**said, "sealed": base64.b64encode(sealed).decode()}))
+    return {**said, "sealed": base64.b64encode(sealed).decode()}
 
 
-async def download() -> bytes:
-    reader, writer = await asyncio.open_connection("127.0.0.1", 9102)
-    writer.write(json_frame({"get": "result", "taskId": to_hex(TASK)}, limit=4096))
+async def download(task: TaskId) -> bytes:
+    reader, writer = await asyncio.open_connection(os.environ["POD_IP"], 9102)
+    writer.write(json_frame({"get": "result", "taskId": to_hex(task)}, limit=4096))
     message = await read_json_frame(reader, limit=4096)
     sealed = await reader.readexactly(message["ok"]["size"])
     writer.close()

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import pathlib
+from typing import Any
 
 from veilpod.agent import hardening
 from veilpod.agent.settings import unix_address
@@ -51,9 +52,10 @@ class SealSocket:
             writer.transport.abort()
             return
         self._asking += 1
-        gone = asyncio.ensure_future(reader.read(1))  # who asks says nothing, so this is its end
+        gone = asyncio.ensure_future(_end_of(reader))
+        waited: list[asyncio.Future[Any]] = [self._outcome, gone]
         try:
-            await asyncio.wait([self._outcome, gone], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             if self._outcome.done():
                 writer.write(json_frame({"outcome": self._outcome.result()}, limit=_LIMIT))
                 await writer.drain()
@@ -64,6 +66,11 @@ class SealSocket:
             gone.cancel()
             with contextlib.suppress(OSError):
                 writer.close()
+
+
+async def _end_of(reader: asyncio.StreamReader) -> None:
+    with contextlib.suppress(OSError):
+        await reader.read(1)  # who asks says nothing
 
 
 def run(*, socket: str, termination_log: pathlib.Path | None) -> int:

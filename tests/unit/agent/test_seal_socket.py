@@ -12,12 +12,16 @@ async def test_many_askers_take_no_more_than_their_places_and_leave_them_behind(
     socket = SealSocket(path)
     serving = asyncio.create_task(socket.serve())
     async with asyncio.timeout(10):
-        while not pathlib.Path(path).exists():  # noqa: ASYNC110 - there is no event for a socket file
-            await asyncio.sleep(0.01)
-        asking = [await asyncio.open_unix_connection(path) for _ in range(4)]
+        while True:
+            try:
+                _, first = await asyncio.open_unix_connection(path)
+                break
+            except FileNotFoundError:
+                await asyncio.sleep(0.01)
+        asking = [await asyncio.open_unix_connection(path) for _ in range(3)]
         refused, closing = await asyncio.open_unix_connection(path)
         assert await refused.read() == b""
-        for writer in (closing, *(writer for _, writer in asking)):
+        for writer in (closing, first, *(writer for _, writer in asking)):
             writer.close()
             await writer.wait_closed()
 
