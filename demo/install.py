@@ -3,6 +3,7 @@
 import base64
 import concurrent.futures
 import json
+import re
 from typing import Any
 
 from demo import chain
@@ -17,10 +18,17 @@ IMAGES = ("operator", "agent", "relay", "store", "watchtower")
 
 def admin(cluster: Cluster) -> None:
     """Install what is cluster-wide: CRDs, classes, admission policies."""
-    values = {"cluster": {"install": True}, "crds": {"keep": False}}
+    classes: dict[str, Any] = {"standard": {"programConfinement": confinement(cluster)}}
     if "gvisor" not in cluster.kubectl("get", "runtimeclasses", "-o", "name"):
-        values["cluster"]["sandboxClasses"] = {"sandboxed": None}  # type: ignore[assignment]
-    helm(cluster, "veilpod", ADMIN_NAMESPACE, values)
+        classes["sandboxed"] = None
+    helm(cluster, "veilpod", ADMIN_NAMESPACE, {"cluster": {"install": True, "sandboxClasses": classes}, "crds": {"keep": False}})
+
+
+def confinement(cluster: Cluster) -> str:
+    """What the demo's class and data ask of kernels: what its own nodes can, for its program has ports (`veilpod doctor` tells, too)."""
+    kernels = cluster.kubectl("get", "nodes", "-o", "jsonpath={.items[*].status.nodeInfo.kernelVersion}").split()
+    old = [kernel for kernel in kernels if tuple(int(part) for part in re.findall(r"\d+", kernel)[:2]) < (6, 7)]
+    return "WhenSupported" if old else "Required"
 
 
 def parties(cluster: Cluster, references: dict[str, str], contracts: dict[str, str]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from demo import install
 from demo.cluster import Cluster
 from demo.parties import HOSPITALS, REQUESTER, RESULT_KEY, ROOT, WORK, Party
 from localcluster import progress
@@ -49,8 +50,10 @@ def share_data(cluster: Cluster) -> None:
 def share(cluster: Cluster, hospital: Party, plain: pathlib.Path, sealed: pathlib.Path, name: str) -> None:
     """Seal a file to the hospital's own store's custody key, declare the Dataset, put the sealed file into the store."""
     custody = json.loads(cluster.run("veilpod", "keys", "show", str(hospital.key_file), "--output", "json"))["custody"]
-    manifest = cluster.run("veilpod", "dataset", "seal", str(plain), str(sealed), "--to", custody, "--name", name, "--custody", "Store")
-    cluster.kubectl("apply", "-n", hospital.name, "-f", "-", text=manifest)
+    text = cluster.run("veilpod", "dataset", "seal", str(plain), str(sealed), "--to", custody, "--name", name, "--custody", "Store")
+    manifest = yaml.safe_load(text)
+    manifest["spec"]["policy"]["programConfinement"] = install.confinement(cluster)
+    cluster.kubectl("apply", "-n", hospital.name, "-f", "-", text=yaml.safe_dump(manifest))
     cluster.run("veilpod", "dataset", "put", str(sealed), "-n", hospital.name)
 
 

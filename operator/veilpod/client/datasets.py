@@ -83,7 +83,7 @@ def manifest(sealed: SealedFile, *, owner: str | None, custody: str) -> dict[str
         "size": sealed.size,
         **({"owner": owner} if owner else {}),
         "custody": custody,
-        "policy": {"programs": [], "requesters": [], "minTier": "T0"},
+        "policy": {"programs": [], "requesters": [], "minTier": "T0", "programConfinement": "Required"},
     }
     name = sealed.name.lower().replace("_", "-")
     return {"apiVersion": "veilpod.dev/v1alpha1", "kind": "Dataset", "metadata": {"name": name}, "spec": spec}

@@ -187,6 +187,19 @@ def network(family: str, seen: Mapping[str, bool | None]) -> Finding:
     return Finding(check=check, verdict="pass", found=found)
 
 
+def landlock(abi: int) -> Finding:
+    """Whether programs can be kept to their tasks' ports: Landlock rules ports since its fourth version."""
+    check = "programs kept to their ports"
+    if abi >= 4:
+        return Finding(check=check, verdict="pass", found=f"by Landlock {abi}")
+    return Finding(
+        check=check,
+        verdict="warn",
+        found="no Landlock that rules ports: tasks with topology.ports are refused",
+        remedy="nodes with Linux 6.7 or newer, or a SandboxClass with programConfinement: WhenSupported, knowing what it leaves open",
+    )
+
+
 def skipped(check: str, why: str, remedy: str) -> Finding:
     """A check that was not made."""
     return Finding(check=check, verdict="skip", found=why, remedy=remedy)

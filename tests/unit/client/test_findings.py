@@ -65,8 +65,14 @@ def test_each_observation_of_the_network_is_needed(missing: str | None) -> None:
     assert findings.network("IPv4", seen).verdict == {None: "pass", "node": "warn"}.get(missing, "fail")
 
 
+@pytest.mark.parametrize(("abi", "verdict"), [(-1, "warn"), (3, "warn"), (4, "pass"), (7, "pass")])
+def test_a_kernel_that_cannot_rule_ports_is_told(abi: int, verdict: str) -> None:
+    assert findings.landlock(abi).verdict == verdict
+
+
 def test_every_refusal_has_a_remedy() -> None:
     refused = [
+        findings.landlock(0),
         findings.version({}),
         findings.admission(None),
         *findings.nodes([]),
