@@ -33,10 +33,9 @@ def point(moment: str, kind: str, effect: str) -> str:
     return f"{moment} {kind} {effect}"
 
 
-def died_at(state: pathlib.Path) -> list[str]:
-    """The points at which the operator of a state directory has died, in their order."""
-    markers = sorted((state / DIRECTORY).glob("*"), key=lambda file: file.stat().st_mtime_ns)
-    return [marker.name for marker in markers]
+def died_at(state: pathlib.Path) -> frozenset[str]:
+    """The points at which the operator of a state directory has died."""
+    return frozenset(marker.name for marker in (state / DIRECTORY).glob("*"))
 
 
 def dying(perform: Perform, points: Container[str], die: Die) -> Perform:
