@@ -33,10 +33,9 @@ def point(moment: str, kind: str, effect: str) -> str:
     return f"{moment} {kind} {effect}"
 
 
-def died_at(state: pathlib.Path) -> list[str]:
-    """The points at which the operator of a state directory has died, in their order."""
-    markers = sorted((state / DIRECTORY).glob("*"), key=lambda file: file.stat().st_mtime_ns)
-    return [marker.name for marker in markers]
+def died_at(state: pathlib.Path) -> frozenset[str]:
+    """The points at which the operator of a state directory has died."""
+    return frozenset(marker.name for marker in (state / DIRECTORY).glob("*"))
 
 
 def dying(perform: Perform, points: Container[str], die: Die) -> Perform:
@@ -44,7 +43,7 @@ def dying(perform: Perform, points: Container[str], die: Die) -> Perform:
 
     async def at(context: Context, moment: str, kind: Kind, effect: Effect) -> None:
         here = point(moment, kind.plural, type(effect).__name__)
-        if here in points and _first_time(context.config.state_dir / DIRECTORY / here):
+        if here in points and first_time(context.config.state_dir, here):
             await die(context)
 
     async def wrapped(context: Context, kind: Kind, name: str, effect: Effect, act: performing.Act) -> None:
@@ -58,10 +57,11 @@ def dying(perform: Perform, points: Container[str], die: Die) -> Perform:
     return wrapped
 
 
-def _first_time(marker: pathlib.Path) -> bool:
-    marker.parent.mkdir(exist_ok=True)
+def first_time(state: pathlib.Path, here: str) -> bool:
+    """Whether nobody has died at a point yet; now somebody has."""
+    (state / DIRECTORY).mkdir(exist_ok=True)
     try:
-        os.close(os.open(marker, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        os.close(os.open(state / DIRECTORY / here, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
         return False
     return True

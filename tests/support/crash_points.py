@@ -3,20 +3,25 @@
 import ast
 import asyncio
 import contextlib
+import contextvars
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from types import ModuleType
 from typing import Any
 
 import pytest
 from demo.veilpod_demo import crash
+from tests.support.fake_cluster import FakeCluster
 from tests.support.operators import Release, World
+from tests.support.scripted_agents import ScriptedLink
 
+from veilpod.chain.rpc import Rpc
 from veilpod.control import performing
 from veilpod.control.context import Context
-from veilpod.core.kinds import COMPUTE_TASKS, STATE_CHANNELS, TASK_ASSIGNMENTS
+from veilpod.core.kinds import COMPUTE_TASKS, STATE_CHANNELS, TASK_ASSIGNMENTS, Kind
 from veilpod.core.task import decide, plan
 from veilpod.errors import VeilpodError
+from veilpod.net.control import Link
 
 Place = tuple[str, str]  # (plural of the kind, name of the effect)
 RULES: dict[str, Callable[..., plan.Plan]] = {
@@ -24,6 +29,14 @@ RULES: dict[str, Callable[..., plan.Plan]] = {
     TASK_ASSIGNMENTS.plural: decide.decide_assignment,
     STATE_CHANNELS.plural: decide.decide_channel,
 }
+# What changes the world outside an operator: the cluster, an agent, the mailbox, the chain.
+CHANGES: tuple[tuple[type, str], ...] = (
+    *((FakeCluster, name) for name in ("create", "delete", "set_finalizers")),
+    (ScriptedLink, "call"),
+    (Link, "call"),
+    (Rpc, "call"),
+)
+_UNDER_WAY: contextvars.ContextVar[tuple[Context, str, str] | None] = contextvars.ContextVar("under_way", default=None)
 
 
 def effects() -> frozenset[str]:
@@ -59,13 +72,25 @@ class Deaths:
         self._world, self._wanted = world, wanted
         self._replaced: list[asyncio.Task[None]] = []
 
+    async def amid(self, done: str) -> None:
+        """An effect has changed the world and does not know it yet: die here, once for each kind of change."""
+        if (under_way := _UNDER_WAY.get()) is not None:
+            context, kind, effect = under_way
+            if crash.first_time(context.config.state_dir, f"{crash.point('amid', kind, effect)} {done}"):
+                await self.die(context)
+
     async def die(self, context: Context) -> None:
-        self._replaced.append(asyncio.create_task(self._replace(self._releases[context.config.namespace])))
+        release, nobodys = self._releases[context.config.namespace], contextvars.Context()
+        self._replaced.append(asyncio.create_task(self._replace(release), context=nobodys))
         await asyncio.Event().wait()  # the process does nothing any more until it is gone
+
+    def happened(self) -> frozenset[str]:
+        """Where somebody has died."""
+        return frozenset().union(*(crash.died_at(release.config.state_dir) for release in self._releases.values()))
 
     def missing(self) -> list[str]:
         """Crash points at which nobody has died yet."""
-        return sorted(self._wanted.difference(*(crash.died_at(release.config.state_dir) for release in self._releases.values())))
+        return sorted(self._wanted - self.happened())
 
     async def skip(self, seconds: int) -> None:
         """Let time pass for everybody, and have everybody look who lives: who starts looks anyway."""
@@ -99,13 +124,49 @@ class Deaths:
 
 
 @contextlib.asynccontextmanager
-async def deadly(world: World, chosen: Iterable[Place], patch: pytest.MonkeyPatch) -> AsyncIterator[Deaths]:
+async def dying_around(world: World, chosen: Iterable[Place], patch: pytest.MonkeyPatch) -> AsyncIterator[Deaths]:
     """Have every operator of a world die once before and once after each of these effects."""
-    wanted = points(chosen)
-    deaths = Deaths(world, wanted)
+    deaths = Deaths(world, points(chosen))
     with patch.context() as patched:
-        patched.setattr(performing, "perform", crash.dying(performing.perform, wanted, deaths.die))
+        patched.setattr(performing, "perform", crash.dying(performing.perform, points(chosen), deaths.die))
         try:
             yield deaths
         finally:
             await deaths.over()
+
+
+@contextlib.asynccontextmanager
+async def dying_amid(world: World, patch: pytest.MonkeyPatch) -> AsyncIterator[Deaths]:
+    """Have every operator of a world die once behind each kind of change that an effect makes in the world, before the effect knows."""
+    deaths = Deaths(world, frozenset())
+    with patch.context() as patched:
+        patched.setattr(performing, "perform", _marked(performing.perform))
+        for port, method in CHANGES:
+            patched.setattr(port, method, _told(getattr(port, method), deaths.amid))
+        try:
+            yield deaths
+        finally:
+            await deaths.over()
+
+
+def _marked(perform: crash.Perform) -> crash.Perform:
+    """`perform`, and what it does can be told from what goes on beside it."""
+
+    async def wrapped(context: Context, kind: Kind, name: str, effect: plan.Effect, act: performing.Act) -> None:
+        before = _UNDER_WAY.set((context, kind.plural, type(effect).__name__))
+        try:
+            await perform(context, kind, name, effect, act)
+        finally:
+            _UNDER_WAY.reset(before)
+
+    return wrapped
+
+
+def _told(method: Callable[..., Any], tell: Callable[[str], Awaitable[None]]) -> Callable[..., Any]:
+    async def wrapped(self: Any, *args: Any, **more: Any) -> Any:
+        answer = await method(self, *args, **more)
+        if not (method.__name__ == "call" and isinstance(self, Rpc) and args[0] != "eth_sendRawTransaction"):
+            await tell(args[0] if method.__name__ == "call" else method.__name__)
+        return answer
+
+    return wrapped
