@@ -11,6 +11,7 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent import futures
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from hostile.registry import ATTEMPTS
 pytestmark = pytest.mark.e2e
 assert hostile
 MEMORY = 160 << 20
+CONTAINERS = ("netguard", "agent", "program", "seal")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,13 +62,16 @@ def play(world: World) -> Attack:
         sandbox(world, 1, "take", {}, memory=MEMORY),
         sandbox(world, 2, "eat", {"word": SECRET}),
     ]
-    careless = attack_world.careless(world)
-    outside = attack_world.from_outside(world, first[0])
+    with futures.ThreadPoolExecutor() as pool:
+        elsewhere = pool.submit(attack_world.careless, world)
+        outside = attack_world.from_outside(world, first[0])
+        careless = elsewhere.result()
     seen = {one.name: saw for one, saw in zip(first, drive(world, *first), strict=True)}
     late = processes(LATE)
     inside, result = opened(first[0], seen["hostile-attempts"])
     logs = {one.name: logs_of(world, one) for one in first}
-    pods = {one.name: bury(world, one) for one in first}
+    with futures.ThreadPoolExecutor() as pool:
+        pods = {pod["metadata"]["name"]: pod for pod in pool.map(lambda one: bury(world, one), first)}
     heir: Sandbox = sandbox(world, 3, "find", {"word": SECRET})
     [last] = drive(world, heir)
     bury(world, heir)
@@ -87,7 +92,8 @@ def play(world: World) -> Attack:
 
 def logs_of(world: World, one: Sandbox) -> str:
     """All that the API gives of a pod's containers; one that never started has none."""
-    read = [world.cluster.run("logs", "-n", SANDBOXES, one.name, "-c", name) for name in ("netguard", "agent", "program", "seal")]
+    with futures.ThreadPoolExecutor() as pool:
+        read = pool.map(lambda name: world.cluster.run("logs", "-n", SANDBOXES, one.name, "-c", name), CONTAINERS)
     return "".join(said.stdout for said in read)
 
 

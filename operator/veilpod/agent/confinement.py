@@ -6,7 +6,6 @@ The launcher confines the program and starts nothing that it cannot confine; ask
 import ctypes
 from collections.abc import Sequence
 
-from veilpod.agent.netguard import Endpoint
 from veilpod.errors import Refused
 
 _LANDLOCK_CREATE_RULESET = 444
@@ -23,13 +22,6 @@ def confines(ports: Sequence[int], *, required: bool) -> bool:
     if required and not confined:
         raise Refused("ProgramNotConfined", "this kernel cannot bind the program to its ports: it needs Landlock of Linux 6.7 or newer")
     return confined
-
-
-def check_ports(ports: Sequence[int], *, relays: Sequence[Endpoint], own: Sequence[Endpoint]) -> None:
-    """A program that may connect to the relays' port needs no agent. Raises Refused("PortTaken")."""
-    taken = {port for _, port in (*relays, *own)}
-    if taken & set(ports):
-        raise Refused("PortTaken", "topology.ports names a port of relays or of the agent: the program would have the agent's way out")
 
 
 def _landlock_abi() -> int:

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from veilpod.agent import confinement, state, volumes
+from veilpod.agent import state, volumes
 from veilpod.agent.life import Life, MakeOnion
 from veilpod.agent.netguard import FirstLook
 from veilpod.agent.program import Program
@@ -29,6 +29,7 @@ from veilpod.core.ids import ServerIndex
 from veilpod.core.keys import SIGNATURE_BYTES, recover
 from veilpod.core.sealing import recipient_bytes
 from veilpod.core.statement import verify_countersignature
+from veilpod.core.task.spec import check_ports
 from veilpod.core.typed_data import sandbox_key_digest, statements_hash
 from veilpod.errors import InvalidInput, ProtocolViolation, Refused
 from veilpod.net.control import ControlServer, Handler
@@ -229,7 +230,7 @@ class Service:
         if configuration.spec.topology.type == "Mesh":
             raise Refused("TopologyUnsupported", "sandboxes carry the topologies None and Star")
         settings = self._settings
-        confinement.check_ports(configuration.spec.topology.ports, relays=settings.allow, own=(settings.control, settings.ready))
+        check_ports(configuration.spec, [port for _, port in (*settings.allow, settings.control, settings.ready)])
         if configuration.spec.result.sender == configuration.index:
             try:
                 recipient_bytes(configuration.spec.result.recipient)

@@ -89,8 +89,7 @@ class View:
             wanted = spec
             if wanted.topology.type == "Mesh":
                 raise Refused("TopologyUnsupported", "sandboxes of this server carry the topologies None and Star")
-            if self._context.config.compute.relay_port in wanted.topology.ports:
-                raise Refused("PortTaken", "topology.ports names the port on which this server's sandboxes meet relays: choose another")
+            specs.check_ports(wanted, [self._context.config.compute.relay_port])
             if wanted.payment.asset not in (NATIVE, *self._context.config.compute.assets):
                 raise Refused("AssetNotAccepted", f"this server is not paid in {wanted.payment.asset}")
             offered = await self._classes.get(wanted.sandbox_class, lambda: self._class_of(wanted))

@@ -4,7 +4,7 @@ Made by the requester's operator from a manifest, read by every computing server
 honour it does not accept it, so reading is exact: every field, no other, in canonical form. No I/O. Paper step 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from veilpod.core.canonical import keccak256, parse_canonical
@@ -25,7 +25,7 @@ from veilpod.core.task.spec_values import (
     TaskSpec,
     Topology,
 )
-from veilpod.errors import ProtocolViolation
+from veilpod.errors import ProtocolViolation, Refused
 
 __all__ = [
     "Deadlines",
@@ -41,6 +41,7 @@ __all__ = [
     "assignment_name",
     "channel_terms",
     "channels_of",
+    "check_ports",
     "check_spec",
     "decode_spec",
     "make_terms",
@@ -123,6 +124,15 @@ def check_spec(spec: TaskSpec) -> None:
     # TaskScheduler refuses deadlines closer than this: a requester could assign a server and slash it a second later.
     if min(times.inputs, times.compute, times.total - times.schedule - times.inputs - times.compute) < DEADLINE_SPACING:
         raise _bad(f"inputs and compute are at least {DEADLINE_SPACING} s, and total is as much above the sum of the others")
+
+
+def check_ports(spec: TaskSpec, taken: Iterable[int]) -> None:
+    """Check that the program gets no port on which its agent meets others. Raises Refused("PortTaken").
+
+    A program may connect to the ports of its task, and the fence lets the pod out on the relays' one: with that it would need no agent.
+    """
+    if not set(taken).isdisjoint(spec.topology.ports):
+        raise Refused("PortTaken", "topology.ports names the port of relays, or one of the agent's: choose another")
 
 
 def make_terms(spec: TaskSpec, *, now: int, stake: int) -> Terms:

@@ -15,7 +15,7 @@ from veilpod.core.keys import checksum_address
 from veilpod.core.sealing import HybridPrivateKey, recipient_text
 from veilpod.core.task import manifest
 from veilpod.core.task import spec as specs
-from veilpod.errors import InvalidInput, ProtocolViolation
+from veilpod.errors import InvalidInput, ProtocolViolation, Refused
 
 RECIPIENT = recipient_text(HybridPrivateKey.from_bytes(b"\x01" * 96).public_bytes)
 OWNER = checksum_address(b"\x05" * 20)
@@ -171,3 +171,11 @@ def test_a_port_that_is_not_the_programs_to_have_is_refused_also_when_it_comes_f
     with pytest.raises(ProtocolViolation) as refused:
         specs.decode_spec(dataclasses.replace(spec, topology=dataclasses.replace(spec.topology, ports=(port,))).encode())
     assert refused.value.reason == "BadSpec"
+
+
+def test_a_program_gets_no_port_on_which_its_agent_meets_others() -> None:
+    spec = complete()
+    specs.check_ports(spec, [9001, 7443])
+    with pytest.raises(Refused) as refused:
+        specs.check_ports(spec, [9001, *spec.topology.ports])
+    assert refused.value.reason == "PortTaken"
