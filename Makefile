@@ -69,11 +69,7 @@ venv: .venv/.installed
 	@.venv/bin/pip install $(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-checkers: .venv-contracts/.installed  ## the contract checkers, apart from the package: they need an older web3
-
-.venv-contracts/.installed: requirements/contracts.txt
-	@python3 -m venv .venv-contracts
-	@.venv-contracts/bin/pip install $(PIP) --require-hashes -r requirements/contracts.txt
-	@touch $@
+checkers:  ## the contract checkers, apart from the package: they need an older web3
+	@contracts/tools/checkers
 
 .PHONY: help demo down test check bench-contracts bench-onion bench-cluster bench-virtual bench-channels prove fuzz mutation lock docs venv checkers

@@ -103,7 +103,10 @@ def main() -> int:
 @contextlib.contextmanager
 def _running(step: Step) -> "Iterator[subprocess.Popen[bytes]]":
     """Start a step; who leaves before its end ends it, and the clusters that it had."""
-    environment = os.environ | {"PATH": os.pathsep.join([str(toolchain.node().parent), toolchain.PATH])}
+    environment = os.environ | {
+        "PATH": os.pathsep.join([str(toolchain.node().parent), toolchain.PATH]),
+        "MYPY_CACHE_DIR": str(layout.cache_directory() / "mypy"),
+    }
     with step.log.open("wb") as output:
         process = subprocess.Popen(
             step.command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True

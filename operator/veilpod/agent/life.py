@@ -29,6 +29,7 @@ from veilpod.core.task.spec import needed
 from veilpod.errors import ProtocolViolation, Refused, VeilpodError
 from veilpod.ports import Onion, RendezvousPoint
 
+_BAD_ENDS = {"Deadline": "ProgramTimeout", "NotStarted": "ProgramNotStarted", "NotConfined": "ProgramNotConfined"}
 _PEER_SECONDS = 60.0  # for links to end after the program's deadline
 _TROUBLE_SECONDS = 120.0  # so long after it was last met, a trouble with relays explains what did not happen in time
 
@@ -235,7 +236,7 @@ class Life:
             self._reach(Phase.EXITED)
         self._control.emit("exited", ended.document())
         if not ended.success:
-            raise Refused(_BY_ENDING.get(ended.how, "ProgramFailed"), f"the program ended: {ended.how}")
+            raise Refused(_BAD_ENDS.get(ended.how, "ProgramFailed"), f"the program ended: {ended.how}")
         return ended
 
     async def _finish(self, configuration: Configuration, own: Identity, mailbox: MailboxClient, ended: Exit) -> None:
@@ -322,7 +323,6 @@ _BY_PHASE = {
     Phase.RUNNING: "ProgramFailed",
     Phase.EXITED: "DeliveryFailed",
 }
-_BY_ENDING = {"Deadline": "ProgramTimeout", "NotConfined": "ProgramNotConfined"}
 _TOO_LATE = frozenset({"MeetingTimeout", "PeerLost", "DeliveryFailed", "DeadlineExceeded"})
 _BY_REASON = {"CanaryReachable": "NetguardRefused", "PeerUnreachable": "NetguardRefused"}
 

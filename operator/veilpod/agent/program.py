@@ -76,7 +76,11 @@ class Program:
     async def run(self, *, seconds: int, ports: Sequence[int], started: Callable[[], object]) -> Exit:
         """Wait for the launcher, let it run the program for `seconds` with TCP on `ports` alone, and return how that ended."""
         assert self._connected is not None
-        reader, self._writer = await self._connected
+        try:
+            async with asyncio.timeout(seconds):
+                reader, self._writer = await self._connected
+        except TimeoutError:
+            return Exit(how="NotStarted", code=0)  # the kubelet never got so far: its image, or its container
         try:
             if await self._read(reader) != (_HELLO, b""):
                 raise ProtocolViolation("BadLauncher", "the launcher did not greet", party="program")

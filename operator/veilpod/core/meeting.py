@@ -35,6 +35,7 @@ FAILURES = TROUBLES | frozenset(
         "StatementRefused",
         "ProgramFailed",
         "ProgramNotConfined",
+        "ProgramNotStarted",
         "ProgramTimeout",
         "ResultTooLarge",
         "DeliveryFailed",

@@ -123,6 +123,14 @@ async def test_a_failed_program_is_settled_and_released_like_any_other(
     assert ("Failed", failure) in notes
 
 
+async def test_a_program_that_is_never_started_is_no_program_that_takes_too_long(world: World, short_deadlines: None) -> None:
+    await world.start(solo(compute=2))
+    [sandbox] = world.sandboxes
+    await world.meet()
+    assert await sandbox.until("exited") == {"how": "NotStarted", "code": 0}  # its image never came
+    assert (await sandbox.until("failed"))["code"] == "ProgramNotStarted"
+
+
 async def test_an_input_granted_by_a_stranger_is_refused_before_it_is_opened(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     item = sealed_object("north", b"n" * 1000)
     await world.start(star([item], port=free_port()))

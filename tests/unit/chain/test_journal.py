@@ -86,9 +86,15 @@ def test_whatever_byte_a_crash_cuts_at_nothing_given_away_is_lost_and_no_version
     temptations = [effect.payload for effect in another_course()]
     whole = side.file.read_bytes()
     assert len(side.left) >= 3
+    lives = set()  # what comes after depends on the records that are left, and most bytes leave the same
     for size in range(len(whole) + 1):
         side.file.write_bytes(whole[:size])
         journal = Journal.open(side.file.parent)
+        left = (len(journal.records(CHANNEL)), sum(written <= size for written, _, _ in side.left))
+        if left in lives:
+            journal.close()
+            continue
+        lives.add(left)
         given_away = dict(signature for written, signature, _ in side.left if written <= size and signature)
         agreed = [state for written, _, state in side.left if written <= size and state]
         newest, revived = journal.newest(CHANNEL), machine(party, journal.records(CHANNEL))

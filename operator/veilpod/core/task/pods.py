@@ -17,6 +17,19 @@ INCARNATION_LABEL = "veilpod.dev/incarnation"
 AGENT = "agent"
 NETGUARD = "netguard"
 CANARY_REACHABLE = 20  # netguard's exit code for a fence that does not hold
+# What the kubelet says of a container that it cannot start, in our words: its messages name nodes and registries.
+STUCK = {
+    "ErrImagePull": "ImageUnavailable",
+    "ImagePullBackOff": "ImageUnavailable",
+    "ErrImageNeverPull": "ImageUnavailable",
+    "ImageInspectError": "ImageUnavailable",
+    "InvalidImageName": "ImageUnavailable",
+    "RegistryUnavailable": "ImageUnavailable",
+    "SignatureValidationFailed": "ImageUnavailable",
+    "CreateContainerConfigError": "ContainerRefused",
+    "CreateContainerError": "ContainerRefused",
+    "RunContainerError": "ContainerRefused",
+}
 NODE_PATIENCE = 60  # seconds behind a deletion's grace after which its node counts as lost
 
 
@@ -42,6 +55,7 @@ def read_pod(pod: Mapping[str, Any], *, nonce: str, now: float) -> PodSeen:
         node_lost=late and not terminated,
         has_address=bool(status.get("podIP")),
         refused=any(_exit_code(item) == CANARY_REACHABLE for item in _statuses(pod) if item["name"] == NETGUARD),
+        stuck=_stuck(status, _statuses(pod)),
     )
 
 
@@ -63,6 +77,13 @@ def _dead(status: Mapping[str, Any]) -> bool:
     if "terminated" in state:
         return True
     return "waiting" in state and not status.get("containerID") and not status.get("started")
+
+
+def _stuck(status: Mapping[str, Any], containers: list[Mapping[str, Any]]) -> str:
+    if any(item["type"] == "PodScheduled" and item.get("reason") == "Unschedulable" for item in status.get("conditions") or []):
+        return "Unschedulable"
+    waits = (((item.get("state") or {}).get("waiting") or {}).get("reason", "") for item in containers)
+    return next((STUCK[reason] for reason in waits if reason in STUCK), "")
 
 
 def _exit_code(status: Mapping[str, Any]) -> int | None:

@@ -15,6 +15,7 @@ FAILURES = {
     "ClockSkew": "all heartbeats seem old to a server: its owner sets the node's clock, or sees whether the chain stands still",
     "ProgramFailed": "the program ended with an error: its log is sealed into the result (`veilpod result`) if there is one",
     "ProgramNotConfined": "programs with topology.ports need servers whose nodes have Linux 6.7 or newer with Landlock (not gVisor)",
+    "ProgramNotStarted": "the program did not begin: is program.command in the image, can servers pull it? Their TaskAssignments tell",
     "ProgramTimeout": "the program needs more time: raise deadlines.compute",
     "ResultTooLarge": "the result exceeds result.maxSize: raise it, or write less to /veilpod/out",
     "DeliveryFailed": "the result could not be delivered: is the mailbox running and reachable by relays?",
@@ -25,6 +26,9 @@ FAILURES = {
     "DeadlineExceeded": "a phase outlived its deadline: the condition that is not True says which one",
 }
 REASONS = {
+    "ImageUnavailable": "a node cannot get an image of the sandbox: is its digest right, may the cluster pull from its registry?",
+    "ContainerRefused": "a node refuses a container of the sandbox: `kubectl describe pod` in the sandbox namespace says why",
+    "Unschedulable": "no node has room for the sandbox: smaller program.resources, or more nodes",
     "NoCandidates": "not enough computing servers are Active with capacity and stake: `veilpod node list`",
     "InsufficientFunds": "the release's account needs more coin for the budget, the deposits and gas",
     "UnknownDataset": "no store lists a data set of this name: is its Dataset Ready?",

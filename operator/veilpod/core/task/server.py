@@ -73,7 +73,8 @@ def _ending(s: ServerSnapshot) -> Failure | _Done | None:
     if (fence := _fence_down(s)) is not None:
         return fence
     if facts.agent.failed:
-        return Failure(stage=_stage(s), code=facts.agent.failed)
+        unstarted = facts.agent.failed == "ProgramNotStarted"  # the agent cannot see why; the kubelet told us
+        return Failure(stage=_stage(s), code=(unstarted and _stuck(s)) or facts.agent.failed)
     if facts.agent.exited not in (None, 0):
         return Failure(stage="Computed", code="ProgramFailed")
     return _sandbox_lost(s)
@@ -104,6 +105,8 @@ def _chain_ends_it(s: ServerSnapshot, task: ChainTask) -> Failure | _Done | None
 def _late(s: ServerSnapshot) -> str:
     """Why time is over. The chain's patience ends before an agent's: what the agent waits for is the reason, unless the program ran."""
     agent = s.facts.agent
+    if (stuck := _stuck(s)) and not agent.started:
+        return stuck
     if agent.trouble and not (agent.started and agent.exited is None):
         return agent.trouble
     return s.relays.reason if s.relays else "DeadlineExceeded"
@@ -256,7 +259,7 @@ def _progress(draft: Draft, s: ServerSnapshot) -> None:
     )
     if not isinstance(s.spec, Refusal) and s.spec.result.sender == s.index:
         steps += ((Type.RESULT_DELIVERED, agent.delivered, "Delivered", "NotDelivered"),)
-    in_the_way = agent.trouble  # said where it hurts: at the first step that is not reached
+    in_the_way = agent.trouble or _stuck(s)  # said where it hurts: at the first step that is not reached
     for kind, reached, reason, waiting in steps:
         draft.claim(kind, yes(reason) if reached else no(in_the_way, remedy(in_the_way)) if in_the_way else no(waiting))
         in_the_way = in_the_way if reached else ""
@@ -293,6 +296,12 @@ def _stage(s: ServerSnapshot) -> str:
     if _published(s):
         return "DataDelivered"
     return "KeyPublished" if s.facts.statement else "SandboxReady"
+
+
+def _stuck(s: ServerSnapshot) -> str:
+    """Why a container of the sandbox cannot begin, "" when nothing is in its way or nobody can say."""
+    pod = None if isinstance(s.pods, Unknown) else _current(s, s.pods)
+    return pod.stuck if pod is not None and not pod.deleting else ""
 
 
 def _current(s: ServerSnapshot, pods: tuple[PodSeen, ...]) -> PodSeen | None:

@@ -115,6 +115,7 @@ class PodSeen:
     node_lost: bool = False
     has_address: bool = False
     refused: bool = False  # netguard reached what it must not reach: the fence does not hold
+    stuck: str = ""  # why a container cannot begin: ImageUnavailable, ContainerRefused or Unschedulable
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

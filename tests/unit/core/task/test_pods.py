@@ -116,3 +116,20 @@ def test_a_netguard_that_reached_what_it_must_not_is_a_refusal_and_one_that_reac
     assert read(ended_with(20)).refused
     assert not read(ended_with(21)).refused
     assert not read().refused
+
+
+def test_what_keeps_a_container_from_beginning_is_told_in_words_of_ours() -> None:
+    def waiting(reason):
+        def change(body):
+            body["status"]["initContainerStatuses"][1]["state"] = {"waiting": {"reason": reason, "message": "10.0.0.7 said no"}}
+
+        return change
+
+    def unschedulable(body):
+        body["status"] = {"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]}
+
+    assert read().stuck == ""
+    assert read(waiting("PodInitializing")).stuck == ""
+    assert read(waiting("ImagePullBackOff")).stuck == "ImageUnavailable"
+    assert read(waiting("CreateContainerConfigError")).stuck == "ContainerRefused"
+    assert read(unschedulable).stuck == "Unschedulable"

@@ -101,6 +101,7 @@ class Pod:
     handed: bool = False
     released: bool = False
     mute: bool = False
+    stuck: str = ""
 
     def seen(self, facts: Facts) -> PodSeen:
         return PodSeen(
@@ -117,6 +118,7 @@ class Pod:
             ended=self.ended,
             refused=self.refused,
             has_address=True,
+            stuck=self.stuck,
         )
 
 
