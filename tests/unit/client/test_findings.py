@@ -9,8 +9,10 @@ from veilpod.client import findings
 GOOD = {"before": True, "denied": True, "canary": True, "allowed": True}
 
 
-def node(*, system: str = "linux", ready: str = "True", kubelet: str = "v1.31.0", runtime: str = "containerd://2.0.0") -> dict[str, Any]:
-    info = {"operatingSystem": system, "kubeletVersion": kubelet, "containerRuntimeVersion": runtime}
+def node(
+    *, system: str = "linux", ready: str = "True", kubelet: str = "v1.31.0", runtime: str = "containerd://2.0.0", kernel: str = "6.12.1"
+) -> dict[str, Any]:
+    info = {"operatingSystem": system, "kubeletVersion": kubelet, "containerRuntimeVersion": runtime, "kernelVersion": kernel}
     return {"status": {"nodeInfo": info, "conditions": [{"type": "Ready", "status": ready}]}}
 
 
@@ -36,10 +38,19 @@ def test_kinds_may_be_missing_before_the_installation_but_not_in_part() -> None:
 
 
 def test_nodes_must_be_linux_ready_and_new() -> None:
-    assert [item.verdict for item in findings.nodes([node(), node(system="windows")])] == ["pass", "pass", "pass"]
+    assert [item.verdict for item in findings.nodes([node(), node(system="windows", kernel="10.0.1")])] == ["pass"] * 4
     assert findings.nodes([node(ready="False")])[0].verdict == "fail"
     assert findings.nodes([node(kubelet="v1.28.1")])[1].verdict == "fail"
     assert findings.nodes([node(runtime="docker://24")])[2].verdict == "warn"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "verdict"), [("6.7.0", "pass"), ("6.18.4-amd64", "pass"), ("6.6.99+", "warn"), ("5.15.0-91-generic", "warn")]
+)
+def test_a_kernel_that_cannot_confine_programs_with_ports_is_named(kernel: str, verdict: str) -> None:
+    found = findings.nodes([node(), node(kernel=kernel)])[3]
+    assert found.verdict == verdict
+    assert (kernel in found.found) is (verdict == "warn")
 
 
 def test_every_named_runtime_class_must_be_there() -> None:
