@@ -34,7 +34,7 @@ def test_a_cluster_that_keeps_the_promises_passes(cluster: Cluster, base_image: 
     assert code == 0
     assert found["NetworkPolicy, IPv4"]["verdict"] == "pass"
     assert found["RuntimeClass gvisor"]["verdict"] == "pass"
-    assert found["programs kept to their ports"]["verdict"] == "pass"
+    assert found["kernels"]["verdict"] == "pass"
     assert leftovers(cluster) == []
 
 

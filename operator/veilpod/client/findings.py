@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+KERNEL = (6, 7)  # Landlock's rules for TCP ports, which confine programs that have some
 MINIMUM = (1, 30)  # ValidatingAdmissionPolicy v1; native sidecars since 1.29
 _MARKS = {"pass": "✓", "fail": "✗", "warn": "!", "skip": "·"}
 KINDS = ("computetasks", "taskassignments", "statechannels", "onionrelays", "datasets", "sandboxclasses")
@@ -68,11 +69,13 @@ def kinds(resources: Object | None) -> Finding:
 
 
 def nodes(items: Sequence[Object]) -> list[Finding]:
-    """Kubelets and container runtimes."""
+    """Kubelets, container runtimes and kernels."""
     linux = [item for item in items if item["status"]["nodeInfo"]["operatingSystem"] == "linux"]
     ready = [item for item in linux if _is_true(item["status"].get("conditions", []), "Ready")]
     runtimes = sorted({item["status"]["nodeInfo"]["containerRuntimeVersion"] for item in linux})
     old = sorted({v for item in linux if not _new_enough(v := item["status"]["nodeInfo"]["kubeletVersion"])})
+    kernels = sorted({item["status"]["nodeInfo"]["kernelVersion"] for item in linux})
+    without = [version for version in kernels if not _new_enough(version, KERNEL)]
     unknown = [name for name in runtimes if not name.startswith(("containerd://", "cri-o://"))]
     return [
         _find("Linux nodes", bool(ready), f"{len(ready)} ready of {len(items)}", "sandboxes need a Linux node that is Ready"),
@@ -87,6 +90,14 @@ def nodes(items: Sequence[Object]) -> list[Finding]:
             verdict="warn" if unknown else "pass",
             found=", ".join(runtimes) or "unknown",
             remedy="only containerd and CRI-O were tried: run the end-to-end tests before trusting it" if unknown else "",
+        ),
+        Finding(
+            check="kernels",
+            verdict="warn" if without else "pass",
+            found=", ".join(without) if without else "6.7 or newer",
+            remedy="tasks whose programs have ports (topology.ports) fail here as ProgramNotConfined: newer kernels, with Landlock, or a SandboxClass with programConfinement: WhenSupported"
+            if without
+            else "",
         ),
     ]
 
@@ -187,19 +198,6 @@ def network(family: str, seen: Mapping[str, bool | None]) -> Finding:
     return Finding(check=check, verdict="pass", found=found)
 
 
-def landlock(abi: int) -> Finding:
-    """Whether programs can be kept to their tasks' ports: Landlock rules ports since its fourth version."""
-    check = "programs kept to their ports"
-    if abi >= 4:
-        return Finding(check=check, verdict="pass", found=f"by Landlock {abi}")
-    return Finding(
-        check=check,
-        verdict="warn",
-        found="no Landlock that rules ports: tasks with topology.ports are refused",
-        remedy="nodes with Linux 6.7 or newer, or a SandboxClass with programConfinement: WhenSupported, knowing what it leaves open",
-    )
-
-
 def skipped(check: str, why: str, remedy: str) -> Finding:
     """A check that was not made."""
     return Finding(check=check, verdict="skip", found=why, remedy=remedy)
@@ -209,9 +207,9 @@ def _find(check: str, good: bool, found: str, remedy: str) -> Finding:
     return Finding(check=check, verdict="pass" if good else "fail", found=found, remedy="" if good else remedy)
 
 
-def _new_enough(text: str) -> bool:
+def _new_enough(text: str, minimum: tuple[int, int] = MINIMUM) -> bool:
     found = re.match(r"v?(\d+)\.(\d+)", text)
-    return found is not None and (int(found.group(1)), int(found.group(2))) >= MINIMUM
+    return found is not None and (int(found.group(1)), int(found.group(2))) >= minimum
 
 
 def _is_true(conditions: Iterable[Object], kind: str) -> bool:

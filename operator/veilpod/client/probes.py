@@ -47,8 +47,7 @@ threading.Event().wait()
 """
 
 _DIAL = """
-import ctypes, json, os, socket, sys, time
-landlock = ctypes.CDLL(None).syscall(444, None, ctypes.c_size_t(0), 1)
+import json, os, socket, sys, time
 def reaches(host, port):
     try:
         socket.create_connection((host, port), 1.0).close()
@@ -72,24 +71,23 @@ nodes = [ip for ip in os.environ["NODE"].split(",") if ip]
 names = [line.split()[1] for line in open("/etc/resolv.conf") if line.startswith("nameserver")]
 while True:
     report = {"peers": {p: reaches(p, 8080) for p in sys.argv[1:]}, "api": reaches(*api)}
-    report |= {"node": any(reaches(ip, 10250) for ip in nodes), "dns": any(asks(name) for name in names), "landlock": landlock}
+    report |= {"node": any(reaches(ip, 10250) for ip in nodes), "dns": any(asks(name) for name in names)}
     print(json.dumps(report), flush=True)
     time.sleep(0.3)
 """
 
 
 async def network(kubectl: Kubectl, image: str) -> list[Finding]:
-    """Try it in this namespace. One finding per address family, and one for the kernel under the pods."""
+    """Try it in this namespace. One finding per address family."""
     await _apply(kubectl, pod("listener", image, command=["python3", "-c", _LISTEN]))
     try:
         addresses = await _addresses(kubectl, "listener")
         await _apply(kubectl, pod("dialler", image, command=["python3", "-c", _DIAL, *addresses.values()]))
         await _addresses(kubectl, "dialler")
-        landlock = await _landlock(kubectl)
         seen = await _observe(kubectl, addresses)
     except ClusterUnavailable as error:
         return [findings.skipped("NetworkPolicy", str(error)[:160], "is the image there, with python3, and pullable without a secret?")]
-    return [*(findings.network(_FAMILIES[family], seen[address]) for family, address in addresses.items()), findings.landlock(landlock)]
+    return [findings.network(_FAMILIES[family], seen[address]) for family, address in addresses.items()]
 
 
 def pod(name: str, image: str, *, command: list[str]) -> dict[str, Any]:
@@ -133,16 +131,6 @@ async def _observe(kubectl: Kubectl, addresses: dict[int, str]) -> dict[str, dic
         await _apply(kubectl, _policy("allow-out", {"app": "dialler"}, egress="listener"))
         await _until(reports, seen, "allowed", lambda report, address: report["peers"][address] and not report["api"])
     return seen
-
-
-async def _landlock(kubectl: Kubectl) -> int:
-    """Which Landlock a pod has, as the kernel numbers them; 0 or less, none."""
-    async with contextlib.aclosing(kubectl.follow_log("dialler")) as reports:
-        try:
-            async with asyncio.timeout(_REPORT_SECONDS):
-                return int(json.loads(await anext(reports))["landlock"])
-        except (TimeoutError, StopAsyncIteration, ValueError, KeyError) as error:
-            raise ClusterUnavailable("the probe pods fell silent") from error
 
 
 async def _until(
