@@ -95,7 +95,7 @@ def nodes(items: Sequence[Object]) -> list[Finding]:
             check="kernels",
             verdict="warn" if without else "pass",
             found=", ".join(without) if without else "6.7 or newer",
-            remedy="tasks whose programs have ports (topology.ports) fail here as ProgramNotConfined: newer kernels, with Landlock, or a SandboxClass with programConfinement: WhenSupported"
+            remedy="programs with ports (topology.ports) fail here as ProgramNotConfined: Linux 6.7 with Landlock, or programConfinement: WhenSupported"
             if without
             else "",
         ),
