@@ -47,16 +47,6 @@ def endpoint(address: tuple[str, int]) -> str:
     return f"{address[0]}:{address[1]}"
 
 
-def test_netguard_ends_with_its_verdict(standing: Fence) -> None:
-    peer, canary = endpoint(standing.peer), endpoint(standing.canary)
-    code, output = finish(agent("netguard", "--allow", peer, "--canary", canary, "--timeout", "10"))
-    assert code == 0, output
-    code, output = finish(agent("netguard", "--allow", peer, "--canary", peer, "--timeout", "0.5"))
-    assert code == 20
-    assert b'"verdict": "CanaryReachable"' in output
-    assert peer.encode() not in output  # no addresses in logs
-
-
 RUN = """
 import dataclasses, pathlib, sys
 from veilpod.agent import __main__, settings
@@ -83,10 +73,12 @@ os.setgroups([]); os.setgid(65532); os.setuid(65532)
 """
 
 
-def run_agent(root: pathlib.Path, standing: Fence, *more: str, code: str = RUN) -> subprocess.Popen[bytes]:
+def run_agent(
+    root: pathlib.Path, standing: Fence, *more: str, code: str = RUN, canary: tuple[str, int] | None = None
+) -> subprocess.Popen[bytes]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    guard = ["--allow", endpoint(standing.peer), "--canary", endpoint(standing.canary)]
+    guard = ["--allow", endpoint(standing.peer), "--canary", endpoint(canary or standing.canary)]
     control = [f"--control=127.0.0.1:{port}", "--ready=127.0.0.1:7444"]
     return agent(str(root), "run", "--operator-cert", CERTIFICATE, *control, *more, *guard, code=code)
 
@@ -114,6 +106,24 @@ def test_an_agent_is_born_once_ends_at_sigterm_and_leaves_nothing(standing: Fenc
     code, output = finish(run_agent(tmp_path, standing), 10)
     assert code == 30
     assert b"AgentRestarted" in output
+
+
+def test_an_agent_whose_fence_does_not_hold_ends_before_it_listens_and_so_do_its_later_lives(
+    standing: Fence, tmp_path: pathlib.Path
+) -> None:
+    for _ in range(2):
+        code, output = finish(run_agent(tmp_path, standing, "--netguard-seconds=0.5", canary=standing.peer))
+        assert code == 20
+        assert b"CanaryReachable" in output
+        assert b"agent.listening" not in output
+        assert endpoint(standing.peer).encode() not in output  # no addresses in logs
+
+
+def test_an_agent_that_waits_for_its_fence_ends_when_it_is_told(standing: Fence, tmp_path: pathlib.Path) -> None:
+    process = run_agent(tmp_path, standing, canary=standing.peer)
+    lines_until(process, b"agent.hardened")
+    process.send_signal(signal.SIGTERM)
+    assert b"agent.listening" not in finish(process, 5)[1]
 
 
 def test_a_runtime_that_is_not_the_promised_one_is_refused(standing: Fence, tmp_path: pathlib.Path) -> None:
@@ -148,6 +158,6 @@ def test_seal_says_that_its_agent_is_gone(tmp_path: pathlib.Path) -> None:
     assert b"SandboxLost" in output
 
 
-@pytest.mark.parametrize("arguments", [["run"], ["netguard", "--canary", "relay.example:1"], ["exec"]])
+@pytest.mark.parametrize("arguments", [["run"], ["run", "--operator-cert", "", "--canary", "relay.example:1"], ["exec"]])
 def test_wrong_arguments_are_refused(arguments: list[str]) -> None:
     assert finish(agent(*arguments))[0] in (2, 22)
