@@ -26,6 +26,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 os.environ["VEILPOD_STAGE"] = "bench-sandbox"  # keys and values of the demo's stage go to a folder of their own
 
@@ -59,6 +60,7 @@ class Bench:
         ratios, whole, jobs, settled = [], [], [], []
         ours, others = 0, 0
         kinds: list[str] = []
+        load: list[float] = []
         for number in range(1, count + 1):
             with progress.step(f"task and Job {number} of {count}") as step:
                 job, task = self._name("job"), self._name("task")
@@ -75,6 +77,7 @@ class Bench:
                 jobs.append(self._seen.span(job, APPLIED, "Complete"))
                 settled.append(self._seen.span(task, APPLIED, "Settled"))
                 ratios.append(whole[-1] / jobs[-1])
+                load.append(os.getloadavg()[0])
                 self._published.append(self._seen.span(task, APPLIED, "KeyPublished"))
                 step.note(f"key {self._published[-1]:.2f} s, result {whole[-1]:.2f} s, Job {jobs[-1]:.2f} s, {mine.total()} writes")
         progress.say(f"  the last one's writes: {', '.join(kinds)}")
@@ -85,6 +88,7 @@ class Bench:
             Row("task-s", round(statistics.median(whole), 2), "s from applied to the result, median"),
             Row("task-settled-s", round(statistics.median(settled), 2), "s from applied to settled, median"),
             Row("job-s", round(statistics.median(jobs), 2), "s from applied to complete, median"),
+            Row("load", round(statistics.mean(load), 1), f"processes that wanted one of {os.cpu_count()} cores, others' included, mean"),
         ]
 
     def deletions(self, count: int) -> list[Row]:
@@ -199,14 +203,14 @@ class Bench:
         statuses = [item for pod in pods for item in pod["status"].get("initContainerStatuses", ())]
         return {(item["name"], "running" in item["state"]) for item in statuses}
 
-    def _containers(self, job: str) -> list[tuple[str, dict[str, object]]]:
+    def _containers(self, job: str) -> list[tuple[str, dict[str, Any]]]:
         pods = self._pods("-n", JOBS, "-l", f"job-name={job}")
         return [
             (item["name"], item["state"]) for pod in pods for item in pod["status"].get("containerStatuses", [{"name": "", "state": {}}])
         ]
 
-    def _pods(self, *which: str) -> list[dict[str, dict[str, object]]]:
-        found: list[dict[str, dict[str, object]]] = self._market.cluster.get("pods", *which)["items"]
+    def _pods(self, *which: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._market.cluster.get("pods", *which)["items"]
         return found
 
     def _sound(self, task: str) -> None:

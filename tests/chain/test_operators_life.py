@@ -294,7 +294,7 @@ async def test_a_pod_without_an_assignment_is_swept_away(anvil, tmp_path):
         container = {"name": "agent", "image": "r/a@sha256:" + "a" * 64}
         body = {
             "metadata": {"name": "orphan", "labels": labels, "finalizers": ["veilpod.dev/evidence"]},
-            "spec": {"initContainers": [{**container, "name": "netguard"}, container], "containers": []},
+            "spec": {"initContainers": [container], "containers": []},
         }
         server.cluster.put(PODS, body, namespace=namespace)
         await w.until(lambda: server.objects(PODS)[0]["spec"].get("nodeName"))

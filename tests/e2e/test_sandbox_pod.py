@@ -21,6 +21,7 @@ from veilpod.core.ids import ServerIndex
 from veilpod.core.keys import SigningKey, node_keys
 from veilpod.core.result import open_result, result_hash, unpack
 from veilpod.core.sandbox_class import SandboxClass
+from veilpod.core.task.pods import read_pod
 from veilpod.core.task.spec import Program, TaskSpec
 from veilpod.kube.sandbox_pod import FINALIZER, Assignment, sandbox_pod
 from veilpod.net.control import control_certificate
@@ -175,7 +176,6 @@ def test_a_sandbox_lives_as_drawn_and_leaves_nothing_on_the_node(
     pod = make(cluster, name, task=task, agent=ours["agent"], directory=world, runtime=runtime)
     assert pod["status"]["qosClass"] == "Guaranteed"
     assert pod["metadata"]["finalizers"] == [FINALIZER]
-    assert state(cluster, name, "netguard")["terminated"]["exitCode"] == 0
     assert "running" not in state(cluster, name, "program")
 
     seen = drive(cluster, pod, task, world)
@@ -202,14 +202,13 @@ def test_a_sandbox_lives_as_drawn_and_leaves_nothing_on_the_node(
 
     # The pod ends by itself, with words of the vocabulary alone.
     assert waiting.until(lambda: cluster.get("-n", SANDBOXES, "pod", name)["status"]["phase"] == "Succeeded", timeout=60)
-    for container, word in (("netguard", "NetworkIsolated"), ("seal", "Released")):
-        assert state(cluster, name, container)["terminated"]["message"] == word
+    assert state(cluster, name, "seal")["terminated"]["message"] == "Released"
     assert "message" not in state(cluster, name, "program")["terminated"]
     assert SECRET not in json.dumps(cluster.get("-n", SANDBOXES, "pod", name)["status"])
     assert cluster.kubectl("logs", "-n", SANDBOXES, name, "-c", "program") == (
         "veilpod: the program runs; its output is sealed into the result\n"
     )
-    for container in ("netguard", "agent", "seal"):
+    for container in ("agent", "seal"):
         assert SECRET not in cluster.kubectl("logs", "-n", SANDBOXES, name, "-c", container)
     on_disk = subprocess.run(
         ["grep", "-rl", "--binary-files=text", SECRET, *map(str, disk_of(cluster))], capture_output=True, text=True, check=False
@@ -240,7 +239,7 @@ def test_an_agent_that_dies_does_not_live_again(
     bury(cluster, name)
 
 
-def test_a_fence_that_does_not_hold_ends_the_pod_before_any_key(
+def test_a_fence_that_does_not_hold_ends_the_agent_before_it_listens(
     cluster: Cluster, ours: dict[str, str], base_image: str, world: list[dict[str, Any]]
 ) -> None:
     relays = [f"{entry['host']}:{entry['port']}" for entry in world]
@@ -257,12 +256,16 @@ def test_a_fence_that_does_not_hold_ends_the_pod_before_any_key(
         canaries=relays[:1],  # a canary that the fence lets through
         deadline_seconds=300,
     )
-    pod["spec"]["initContainers"][0]["args"] += ["--timeout", "5"]
+    pod["spec"]["initContainers"][0]["args"] += ["--netguard-seconds", "5"]
     cluster.apply(pod)
-    assert waiting.until(lambda: "terminated" in state(cluster, "leaky", "netguard"), timeout=60)
-    ended = state(cluster, "leaky", "netguard")["terminated"]
-    assert (ended["exitCode"], ended["message"]) == (20, "CanaryReachable")
-    assert "running" not in state(cluster, "leaky", "agent")
+
+    def refused() -> bool:
+        seen = cluster.get("-n", SANDBOXES, "pod", "leaky")
+        return read_pod(seen, nonce="", now=0).refused
+
+    assert waiting.until(refused, timeout=60), cluster.get("-n", SANDBOXES, "pod", "leaky")["status"]
+    assert "agent.listening" not in cluster.kubectl("logs", "-n", SANDBOXES, "leaky", "-c", "agent")
+    assert "running" not in state(cluster, "leaky", "program")
     bury(cluster, "leaky")
 
 

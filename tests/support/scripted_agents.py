@@ -346,7 +346,6 @@ class Kubelet:
                 "phase": "Pending",
                 "podIP": host,
                 "initContainerStatuses": [
-                    _status("netguard", body, {"terminated": {"exitCode": 0}}),
                     _status("agent", body, {"running": {}}),
                     {"name": "program", "state": {"waiting": {}}, "restartCount": 0, "imageID": ""},
                 ],

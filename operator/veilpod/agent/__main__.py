@@ -1,7 +1,6 @@
-"""`python -m veilpod.agent netguard|run|seal`: the containers of a sandbox pod that are ours.
+"""`python -m veilpod.agent run|seal`: the containers of a sandbox pod that are ours.
 
-A part imports what it needs when it is its turn: with a fifth of a processor the agent's imports take longer than its first look at the
-fence, so they go on at the same time, and netguard does without.
+The agent looks at its fence first and imports the rest meanwhile; it listens when both are done.
 """
 
 import argparse
@@ -17,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from veilpod.agent import hardening, netguard
+from veilpod.agent.first_look import FirstLook
 from veilpod.agent.settings import Settings
 from veilpod.core.tiers import tier_on
 from veilpod.errors import InvalidInput, Refused
@@ -39,15 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logs.configure(options.log_level)
     hardening.end_on_sigterm()
-    if options.part == "netguard":
-        return netguard.run(
-            allow=options.allow,
-            canary=options.canary,
-            node=os.environ.get(NODE_ADDRESSES, ""),
-            seconds=options.timeout,
-            evidence=options.evidence,
-            termination_log=TERMINATION_LOG,
-        )
     if options.part == "seal":
         from veilpod.agent import seal
 
@@ -61,12 +52,12 @@ def _run(options: argparse.Namespace) -> int:
         settings = dataclasses.replace(_settings(options), tier=tier_on(kernel))
         log.info("agent.hardened", extra={**hardening.harden(), "kernel": kernel.name})
         hardening.be_born(settings.marker)
-        first_look = netguard.FirstLook(settings.allow, settings.canaries, probe_seconds=settings.probe_seconds)
-        asyncio.run(until_told(_serve(settings, first_look)))
+        asyncio.run(until_told(_serve(settings)))
     except Refused as error:
         log.error("agent.refused", extra={"reason": error.reason})
         hardening.say_last_word(TERMINATION_LOG, error.reason)
-        return hardening.REBORN_EXIT if error.reason == "AgentRestarted" else netguard.EXIT_CODES["BadArguments"]
+        codes = netguard.EXIT_CODES | {"AgentRestarted": hardening.REBORN_EXIT}
+        return codes.get(error.reason, codes["BadArguments"])
     except InvalidInput as error:
         print(f"veilpod.agent: {error}", file=sys.stderr)
         return netguard.EXIT_CODES["BadArguments"]
@@ -83,9 +74,15 @@ def _names(error: BaseException) -> set[str]:
     return {type(error).__name__}
 
 
-async def _serve(settings: Settings, first_look: netguard.FirstLook) -> None:
+async def _serve(settings: Settings) -> None:
+    first_look = FirstLook(settings.allow, settings.canaries, seconds=settings.netguard_seconds, probe_seconds=settings.probe_seconds)
     from veilpod.agent.service import Service
 
+    try:
+        await first_look.passed()
+    except Refused as error:
+        hardening.refuse_for_ever(settings.marker, error.reason)
+        raise
     service = Service(settings, lambda configuration: _make_onion(configuration, service), first_look=first_look)
     await service.run()
 
@@ -114,13 +111,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--log-level", default="INFO")
     parts = parser.add_subparsers(dest="part", required=True)
 
-    guard = parts.add_parser("netguard", help="prove that the network fence holds")
-    run = parts.add_parser("run", help="hold the sandbox's keys and conversations")
-    for part in (guard, run):
-        part.add_argument("--allow", nargs="+", default=[], help="peers that must answer, ip:port")
-        part.add_argument("--canary", nargs="+", default=[], help="addresses that must not: ip:port, udp://ip:port or node:port")
-    guard.add_argument("--timeout", type=float, default=60.0, help="seconds until the verdict")
-    guard.add_argument("--evidence", type=pathlib.Path, default=None, help="file to leave the observation in")
+    run = parts.add_parser("run", help="prove that the fence holds, then hold the sandbox's keys and conversations")
+    run.add_argument("--allow", nargs="+", default=[], help="peers that must answer, ip:port")
+    run.add_argument("--canary", nargs="+", default=[], help="addresses that must not: ip:port, udp://ip:port or node:port")
+    run.add_argument("--netguard-seconds", type=float, default=60.0, help="how long to wait for a fence that comes up late")
     run.add_argument("--control", default="0.0.0.0:7443", help="the operator's control stream")
     run.add_argument("--ready", default="0.0.0.0:7444", help="opens when the inputs are verified: the startup probe's port")
     run.add_argument("--operator-cert", type=base64.b64decode, required=True, help="the operator's control certificate, DER in base64")
@@ -138,6 +132,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         operator_cert=options.operator_cert,
         allow=tuple(netguard.parse_endpoints(options.allow)),
         canaries=netguard.parse_canaries(options.canary, os.environ.get(NODE_ADDRESSES, "")),
+        netguard_seconds=options.netguard_seconds,
     )
 
 

@@ -30,11 +30,18 @@ def harden() -> dict[str, bool]:
 
 
 def be_born(marker: pathlib.Path) -> None:
-    """Leave the marker. Raises Refused("AgentRestarted") when an earlier life left it."""
+    """Leave the marker. Raises Refused when an earlier life left it: with that life's reason, or "AgentRestarted"."""
     try:
-        os.close(os.open(marker, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o400))
+        os.close(os.open(marker, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     except FileExistsError as error:
+        if word := marker.read_text():
+            raise Refused(word, "this pod's first agent refused to begin, and nothing has changed that") from error
         raise Refused("AgentRestarted", "this pod's agent has lived before: its keys are gone, the pod is a dead incarnation") from error
+
+
+def refuse_for_ever(marker: pathlib.Path, word: str) -> None:
+    """Have every later life of this pod end with the same word: the first one's end may be seen by nobody."""
+    marker.write_text(word)
 
 
 def find_kernel() -> Kernel:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from veilpod.agent import ceremony, confinement, delivery, identity, meeting, netguard, state
+from veilpod.agent.first_look import FirstLook
 from veilpod.agent.identity import Identity
 from veilpod.agent.inputs import Inputs
 from veilpod.agent.link import Hooks
@@ -58,7 +59,7 @@ class Life:
         control: Control,
         program: Program,
         make_onion: MakeOnion,
-        first_look: netguard.FirstLook | None = None,
+        first_look: FirstLook | None = None,
     ) -> None:
         self._settings, self._control, self._program, self._make_onion = settings, control, program, make_onion
         self._first_look = first_look
@@ -148,7 +149,7 @@ class Life:
     async def _be_born(self, configuration: Configuration, *, confined: bool) -> Identity:
         settings = self._settings
         check_promise(observed=settings.tier, promised=configuration.tier)
-        seen = None if self._first_look is None else await self._first_look.isolated()
+        seen = None if self._first_look is None else self._first_look.recent()
         if seen is None:
             seen = await netguard.wait_isolated(
                 settings.allow, settings.canaries, seconds=settings.netguard_seconds, probe_seconds=settings.probe_seconds

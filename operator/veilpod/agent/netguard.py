@@ -5,18 +5,13 @@ one observation: policies are programmed with a delay after a pod starts, so a c
 nothing, and a peer that answers before the fence is up proves nothing either. A canary that *refuses* a connection was reached: a fence
 drops, it does not answer. A canary that could not be looked at is not blocked (`probe`).
 
-As a container (`python -m veilpod.agent netguard`) it says one word in the termination message and one of these exit codes:
-0 NetworkIsolated, 20 CanaryReachable, 21 PeerUnreachable, 22 BadArguments, 23 ProbeFailed.
+An agent whose network is not isolated ends before it listens, with one word in the termination message and one of these exit codes:
+20 CanaryReachable, 21 PeerUnreachable, 22 BadArguments, 23 ProbeFailed.
 """
 
 import asyncio
 import contextlib
 import dataclasses
-import json
-import logging
-import pathlib
-import threading
-import time
 from collections.abc import Sequence
 
 from veilpod.agent import probe
@@ -25,18 +20,15 @@ from veilpod.core.endpoint import parse_endpoint
 from veilpod.core.task.exit_codes import CANARY_REACHABLE
 from veilpod.errors import InvalidInput, ProtocolViolation, Refused
 
-EXIT_CODES = {"NetworkIsolated": 0, "CanaryReachable": CANARY_REACHABLE, "PeerUnreachable": 21, "BadArguments": 22, "ProbeFailed": 23}
+EXIT_CODES = {"CanaryReachable": CANARY_REACHABLE, "PeerUnreachable": 21, "BadArguments": 22, "ProbeFailed": 23}
 _PROBE_SECONDS = 1.0
 _PAUSE_SECONDS = 0.25
 _PROBES = 64  # sockets at once
-_FRESH_SECONDS = 10.0  # how old an observation may be when keys are born
 _REMEDIES = {
     "CanaryReachable": "the cluster's network must enforce NetworkPolicy by dropping",
     "PeerUnreachable": "no allowed relay answers",
     "ProbeFailed": "this process could not open sockets, so nothing is known",
 }
-
-log = logging.getLogger(__name__)
 
 Endpoint = tuple[str, int]
 
@@ -93,27 +85,6 @@ async def wait_isolated(
     raise Refused(last, f"the sandbox's network is not isolated: {_REMEDIES[last]}")
 
 
-class FirstLook:
-    """An observation that begins with the process, in a thread, while the process gets ready for everything else."""
-
-    def __init__(self, allow: Sequence[Endpoint], canaries: Sequence[Canary], *, probe_seconds: float = _PROBE_SECONDS) -> None:
-        self._seen: Observation | None = None
-        self._at = time.monotonic()
-
-        def look() -> None:
-            with contextlib.suppress(OSError):  # then there was no observation, and the next one is awaited
-                self._seen = asyncio.run(observe(allow, canaries, probe_seconds=probe_seconds))
-
-        self._thread = threading.Thread(target=look, name="netguard", daemon=True)
-        self._thread.start()
-
-    async def isolated(self) -> Observation | None:
-        """What it saw, if that was isolation and is not old; None: look again."""
-        await asyncio.to_thread(self._thread.join)
-        seen, fresh = self._seen, time.monotonic() - self._at < _FRESH_SECONDS
-        return seen if seen is not None and seen.verdict == "NetworkIsolated" and fresh else None
-
-
 def parse_endpoints(texts: Sequence[str]) -> list[Endpoint]:
     """Read ip:port arguments. Raises Refused("BadArguments")."""
     try:
@@ -128,27 +99,3 @@ def parse_canaries(texts: Sequence[str], node: str) -> tuple[Canary, ...]:
         return on_node([parse_canary(text) for text in texts], [part for part in node.split(",") if part])
     except (InvalidInput, ValueError) as error:
         raise Refused("BadArguments", str(error)) from error
-
-
-def run(
-    *,
-    allow: Sequence[str],
-    canary: Sequence[str],
-    node: str = "",
-    seconds: float,
-    evidence: pathlib.Path | None,
-    termination_log: pathlib.Path | None,
-) -> int:
-    """The container: one verdict. Returns the exit code."""
-    try:
-        seen = asyncio.run(wait_isolated(parse_endpoints(allow), parse_canaries(canary, node), seconds=seconds))
-        word = seen.verdict
-        if evidence is not None:
-            evidence.write_text(json.dumps({"allowed": seen.allowed, "blocked": seen.blocked}))
-    except Refused as error:
-        word = error.reason
-    log.info("netguard.verdict", extra={"verdict": word})
-    if termination_log is not None:
-        with contextlib.suppress(OSError):  # outside Kubernetes there is none
-            termination_log.write_text(word)
-    return EXIT_CODES[word]

@@ -15,8 +15,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from veilpod.agent import state, volumes
+from veilpod.agent.first_look import FirstLook
 from veilpod.agent.life import Life, MakeOnion
-from veilpod.agent.netguard import FirstLook
 from veilpod.agent.program import Program
 from veilpod.agent.seal import RELEASED, SealSocket
 from veilpod.agent.settings import Settings

@@ -95,7 +95,7 @@ def nodes(items: Sequence[Object]) -> list[Finding]:
             check="kernels",
             verdict="warn" if without else "pass",
             found=", ".join(without) if without else "6.7 or newer",
-            remedy="programs with ports (topology.ports) fail here as ProgramNotConfined: Linux 6.7 with Landlock, or programConfinement: WhenSupported"
+            remedy="programs with ports fail here: Linux 6.7 with Landlock, or a class with programConfinement: WhenSupported"
             if without
             else "",
         ),

@@ -20,6 +20,7 @@ from veilpod.control import handlers, probes
 from veilpod.control.app import Operator
 from veilpod.control.canaries import of_process as own_canaries
 from veilpod.control.context import Context
+from veilpod.control.drafts import Drafts
 from veilpod.control.events import EventRecorder
 from veilpod.control.metrics import Metrics
 from veilpod.control.role import Role
@@ -33,6 +34,7 @@ from veilpod.net import control, logs
 from veilpod.ports import ControlLink
 
 log = logging.getLogger(__name__)
+_STATUS_SECONDS = 3.0  # a change of a status that nobody waits for is written with the next ones
 
 KINDS = {
     "requester": ("computetasks",),
@@ -98,6 +100,7 @@ async def run(config: configs.Config, key: SigningKey) -> None:
             metrics=metrics,
             tasks=tasks,
             enqueue=operator.enqueue,
+            drafts=Drafts(seconds=_STATUS_SECONDS),
         )
 
     stopping = asyncio.Event()

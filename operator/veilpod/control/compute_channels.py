@@ -1,7 +1,7 @@
 """StateChannels of this server: each is one obligation on chain, reconciled by itself until the money is home. Paper steps 3 and 11."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from veilpod.chain.journal import Journal
@@ -65,10 +65,10 @@ class Channels:
                 self._exposures[name] = exposure(snapshot.chain, newest, is_a=snapshot.is_a, terms=channel.terms)
             plan = decide_channel(snapshot, self._context.clock())
             if not plan.effects or plan.effects == before:
-                await self._write(body, channel, snapshot, plan)
+                again = await self._write(body, channel, snapshot, plan, at_once=(Type.SETTLED,))
                 if plan.claims[Type.SETTLED].status is Status.TRUE:
                     self._open.pop(name, None)
-                return plan.requeue_after
+                return again
             for effect in plan.effects:
                 act = functools.partial(self._perform, effect, body, channel, snapshot)
                 try:
@@ -132,7 +132,9 @@ class Channels:
             case _:
                 raise NotImplementedError(type(effect).__name__)
 
-    async def _write(self, body: dict[str, Any], channel: ChannelObject, s: ChannelSnapshot, plan: Plan) -> None:
+    async def _write(
+        self, body: dict[str, Any], channel: ChannelObject, s: ChannelSnapshot, plan: Plan, *, at_once: Collection[Type] | None = None
+    ) -> float | None:
         fields: dict[str, Any] = {}
         newest = self._desk.newest(channel.channel, channel.session)
         if newest is not None:
@@ -152,4 +154,4 @@ class Channels:
             first, last = channel_version(channel.session, 0), channel_version(channel.session + 1, 0)
             fields["guardedSequence"] = guarded - first if first <= guarded < last else 0
         phase = None if isinstance(s.chain, Unknown) else s.chain.phase.name.capitalize()
-        await status.write(self._context, STATE_CHANNELS, body, plan, fields, phase=phase)
+        return await status.write(self._context, STATE_CHANNELS, body, plan, fields, phase=phase, at_once=at_once)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from veilpod.control.config import Config
+from veilpod.control.drafts import Drafts
 from veilpod.control.events import EventRecorder
 from veilpod.control.metrics import Metrics
 from veilpod.control.role import Key
@@ -39,3 +40,4 @@ class Context:
     metrics: Metrics
     tasks: Tasks  # long-running work: links, watches, heartbeats
     enqueue: Callable[[Key], None]  # look at this key now
+    drafts: Drafts = dataclasses.field(default_factory=Drafts)

@@ -1,16 +1,20 @@
-"""Writing an object's status: once per reconciliation, only if something changed, with a log line and a metric for each change."""
+"""Writing an object's status: only if something changed, with a log line and a metric for each change.
+
+Conditions often move several times within seconds. A change that nobody waits for is written a little later, with all that changed until
+then; one that somebody does, and any trouble, is written at once. The status is never read back to decide anything but what it says last.
+"""
 
 import asyncio
 import contextlib
 import datetime
 import logging
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Collection, Mapping
 from typing import Any, TypeVar
 
 from veilpod.control.context import Context
 from veilpod.core.kinds import Kind
 from veilpod.core.task import conditions
-from veilpod.core.task.conditions import Condition, Status
+from veilpod.core.task.conditions import Condition, Status, Type
 from veilpod.core.task.plan import Effect, Plan
 from veilpod.core.task.snapshot import Unknown
 from veilpod.errors import ChainUnavailable, ClusterUnavailable, InsufficientFunds, PeerUnavailable, Transient, VeilpodError
@@ -35,9 +39,20 @@ async def seen(asking: Awaitable[T]) -> T | Unknown:
 
 
 async def write(
-    context: Context, kind: Kind, body: Mapping[str, Any], plan: Plan, fields: Mapping[str, Any], *, phase: str | None = None
-) -> None:
-    """Merge a plan's claims and other fields into the status and patch it if it differs. The phase is computed unless given."""
+    context: Context,
+    kind: Kind,
+    body: Mapping[str, Any],
+    plan: Plan,
+    fields: Mapping[str, Any],
+    *,
+    phase: str | None = None,
+    at_once: Collection[Type] | None = None,
+) -> float | None:
+    """Merge a plan's claims and other fields into the status and patch it if it differs. The phase is computed unless given.
+
+    With `at_once` only a failure and these conditions' becoming True are written now; other changes may wait. Returns when to look
+    again: what the plan says, or earlier for what waits.
+    """
     metadata, old = body["metadata"], body.get("status") or {}
     before = conditions.parse(old.get("conditions", ()))
     generation = metadata.get("generation", 0)
@@ -49,11 +64,19 @@ async def write(
     changed = {name: value for name, value in new.items() if old.get(name) != value}
     if after != before:
         changed["conditions"] = [condition.to_json() for condition in after]
+    uid = metadata.get("uid", "")
     if not changed:
-        return
+        context.drafts.written(uid)
+        return plan.requeue_after
+    if at_once is not None and "failure" not in changed and not _became_true(before, after, at_once):
+        left = context.drafts.left(uid, context.clock())
+        if left > 0:
+            return left if plan.requeue_after is None else min(left, plan.requeue_after)
     await context.cluster.patch_status(kind, metadata["name"], changed, namespace=metadata["namespace"])
+    context.drafts.written(uid)
     context.metrics.status_writes.labels(kind.name).inc()
     _tell(context, kind, metadata, before, after)
+    return plan.requeue_after
 
 
 async def set_finalizer(context: Context, kind: Kind, body: Mapping[str, Any], *, present: bool) -> None:
@@ -63,6 +86,8 @@ async def set_finalizer(context: Context, kind: Kind, body: Mapping[str, Any], *
     wanted = [*others, FINALIZER] if present else others
     if wanted == metadata.get("finalizers", []):
         return
+    if not present:
+        context.drafts.written(metadata["uid"])  # nobody is left to read it
     await context.cluster.set_finalizers(
         kind,
         metadata["name"],
@@ -94,6 +119,10 @@ def true_since(body: Mapping[str, Any], kind: conditions.Type) -> str | None:
 def is_deleting(body: Mapping[str, Any]) -> bool:
     """Whether somebody asked for the object's deletion."""
     return "deletionTimestamp" in body["metadata"]
+
+
+def _became_true(before: tuple[Condition, ...], after: tuple[Condition, ...], kinds: Collection[Type]) -> bool:
+    return any(conditions.is_true(after, kind) and not conditions.is_true(before, kind) for kind in kinds)
 
 
 def _tell(context: Context, kind: Kind, metadata: Mapping[str, Any], before: tuple[Condition, ...], after: tuple[Condition, ...]) -> None:

@@ -1,7 +1,7 @@
 """The manifest of a sandbox pod: one pure function, and every rule P1 to P19 of the threat model in one place (paper step 4).
 
-    netguard  init                  proves the network fence, or the pod ends
-    agent     init, always running  holds the keys; its startup probe passes when the inputs are verified, which gates what follows
+    agent     init, always running  proves the network fence, or ends before it listens; then holds the keys. Its startup probe passes
+                                    when the inputs are verified, which gates what follows
     program   init                  the user's image, started by our launcher from a memory volume
     seal      main                  holds the pod until the operator has persisted what must outlive it
 
@@ -104,7 +104,6 @@ def sandbox_pod(
             "affinity": _apart_from_relays(),  # P18
             "volumes": _volumes(sizes),  # P7
             "initContainers": [
-                _netguard(agent_image, guard, sizes, pull_policy),
                 _agent(agent_image, guard, operator_cert, sizes, deadline_seconds, sandbox_class, pull_policy),
                 _program(spec, assignment, sizes, pull_policy),
             ],
@@ -148,18 +147,9 @@ class _Sizes:
         )
 
     @property
-    def guard(self) -> dict[str, int]:
-        """Netguard runs before agent and program and may use what they will: it costs the pod nothing."""
-        return {"cpu": self.agent_cpu + min(self.program_cpu, 1000), "memory": 128 * _MIB}
-
-    @property
     def seal(self) -> dict[str, int]:
         """Seal runs after the program, in its place."""
         return {"cpu": max(_SMALL["cpu"], min(self.program_cpu, 250)), "memory": _SMALL["memory"]}
-
-
-def _netguard(image: str, guard: Sequence[str], sizes: _Sizes, pull_policy: str) -> dict[str, Any]:
-    return {**_container("netguard", image, pull_policy, **sizes.guard), "args": ["netguard", *guard], **_told_its_node(guard)}
 
 
 def _agent(

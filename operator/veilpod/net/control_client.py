@@ -22,7 +22,7 @@ from veilpod.net.framing import json_frame, read_json_frame
 
 _DIAL_SECONDS = 5.0
 _BACKOFF = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-_FIRST_PAUSE = 0.2  # until a server that is about to start has answered once: a task waits for it
+_FIRST_PAUSE = (0.1, 1.0)  # until a server has answered once, who is dialled while it starts: a tenth of the wait so far, in these bounds
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Link:
         self._connected = asyncio.Event()
         self._writer: asyncio.StreamWriter | None = None
         self._dead: Terminal | None = None
-        self._met = False
+        self._met, self._since = False, asyncio.get_running_loop().time()
         self._task = asyncio.create_task(self._keep_connected())
 
     @property
@@ -132,13 +132,16 @@ class Link:
                 return
             except (OSError, EOFError, TimeoutError, ssl.SSLError, ProtocolViolation) as error:
                 attempt = 0 if self._connected.is_set() else attempt + 1
-                log.info("control.disconnected", extra={"reason": type(error).__name__})
+                log.log(logging.INFO if self._met else logging.DEBUG, "control.disconnected", extra={"reason": type(error).__name__})
             finally:
                 if self._dead is None:
                     self._connected.clear()
                 self._writer = None
-            pause = _BACKOFF[min(attempt, len(_BACKOFF) - 1)]
-            await asyncio.sleep(pause if self._met else min(pause, _FIRST_PAUSE))
+            await asyncio.sleep(_BACKOFF[min(attempt, len(_BACKOFF) - 1)] if self._met else self._first_pause())
+
+    def _first_pause(self) -> float:
+        least, most = _FIRST_PAUSE
+        return min(max((asyncio.get_running_loop().time() - self._since) / 10, least), most)
 
     async def _session(self) -> None:
         async with asyncio.timeout(_DIAL_SECONDS):

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import pytest
 from tests.support.netguards import Fence, fence
 
+from veilpod.core.canary import Canary
 from veilpod.core.keys import SigningKey, node_keys
 from veilpod.net.control import control_certificate
 
@@ -47,16 +48,6 @@ def endpoint(address: tuple[str, int]) -> str:
     return f"{address[0]}:{address[1]}"
 
 
-def test_netguard_ends_with_its_verdict(standing: Fence) -> None:
-    peer, canary = endpoint(standing.peer), standing.canary.spell()
-    code, output = finish(agent("netguard", "--allow", peer, "--canary", canary, "--timeout", "10"))
-    assert code == 0, output
-    code, output = finish(agent("netguard", "--allow", peer, "--canary", peer, "--timeout", "0.5"))
-    assert code == 20
-    assert b'"verdict": "CanaryReachable"' in output
-    assert peer.encode() not in output  # no addresses in logs
-
-
 RUN = """
 import dataclasses, pathlib, sys
 from veilpod.agent import __main__, settings
@@ -83,10 +74,10 @@ os.setgroups([]); os.setgid(65532); os.setuid(65532)
 """
 
 
-def run_agent(root: pathlib.Path, standing: Fence, *more: str, code: str = RUN) -> subprocess.Popen[bytes]:
+def run_agent(root: pathlib.Path, standing: Fence, *more: str, code: str = RUN, canary: Canary | None = None) -> subprocess.Popen[bytes]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    guard = ["--allow", endpoint(standing.peer), "--canary", standing.canary.spell()]
+    guard = ["--allow", endpoint(standing.peer), "--canary", (canary or standing.canary).spell()]
     control = [f"--control=127.0.0.1:{port}", "--ready=127.0.0.1:7444"]
     return agent(str(root), "run", "--operator-cert", CERTIFICATE, *control, *more, *guard, code=code)
 
@@ -118,6 +109,24 @@ def test_an_agent_is_born_once_ends_at_sigterm_and_leaves_nothing(standing: Fenc
     assert b"AgentRestarted" in output
 
 
+def test_an_agent_whose_fence_does_not_hold_ends_before_it_listens_and_so_do_its_later_lives(
+    standing: Fence, tmp_path: pathlib.Path
+) -> None:
+    for _ in range(2):
+        code, output = finish(run_agent(tmp_path, standing, "--netguard-seconds=0.5", canary=standing.open_canary))
+        assert code == 20
+        assert b"CanaryReachable" in output
+        assert b"agent.listening" not in output
+        assert endpoint(standing.peer).encode() not in output  # no addresses in logs
+
+
+def test_an_agent_that_waits_for_its_fence_ends_when_it_is_told(standing: Fence, tmp_path: pathlib.Path) -> None:
+    process = run_agent(tmp_path, standing, canary=standing.open_canary)
+    lines_until(process, b"agent.hardened")
+    process.send_signal(signal.SIGTERM)
+    assert b"agent.listening" not in finish(process, 5)[1]
+
+
 def test_an_agent_is_hidden_from_other_processes_of_its_user(standing: Fence, tmp_path: pathlib.Path) -> None:
     if os.getuid() != 0:
         pytest.skip("needs root to become two processes of another user")
@@ -143,6 +152,6 @@ def test_seal_says_that_its_agent_is_gone(tmp_path: pathlib.Path) -> None:
     assert b"SandboxLost" in output
 
 
-@pytest.mark.parametrize("arguments", [["run"], ["netguard", "--canary", "relay.example:1"], ["exec"]])
+@pytest.mark.parametrize("arguments", [["run"], ["run", "--operator-cert", "", "--canary", "relay.example:1"], ["exec"]])
 def test_wrong_arguments_are_refused(arguments: list[str]) -> None:
     assert finish(agent(*arguments))[0] in (2, 22)

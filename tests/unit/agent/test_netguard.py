@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import pathlib
 import resource
@@ -15,7 +14,8 @@ from typing import Any
 import pytest
 from tests.support.netguards import Fence, fence
 
-from veilpod.agent import netguard, probe
+from veilpod.agent import first_look, netguard, probe
+from veilpod.agent.first_look import FirstLook
 from veilpod.core.canary import Canary
 from veilpod.errors import Refused
 
@@ -68,19 +68,21 @@ async def test_it_refuses_with_the_last_verdict(standing: Fence, reason: str) ->
     assert refused.value.reason == reason
 
 
-@pytest.mark.parametrize("fence_holds", [True, False])
-async def test_a_first_look_counts_only_if_it_saw_isolation(standing: Fence, fence_holds: bool) -> None:
-    look = netguard.FirstLook([standing.peer], [standing.canary if fence_holds else standing.open_canary], probe_seconds=0.2)
-    seen = await look.isolated()
-    assert (seen is not None) == fence_holds
-    if seen is not None:
-        assert (seen.allowed, seen.blocked) == (1, 1)
+async def test_a_first_look_passes_and_is_good_for_keys_for_a_while(standing: Fence, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = FirstLook([standing.peer], [standing.canary], seconds=5, probe_seconds=0.2)
+    assert look.recent() is None
+    await look.passed()
+    assert look.recent() == netguard.Observation(allowed=1, blocked=1, leaks=0, unknown=0)
+    monkeypatch.setattr(first_look, "_FRESH_SECONDS", 0.0)
+    assert look.recent() is None
 
 
-async def test_a_first_look_that_is_old_does_not_count(standing: Fence, monkeypatch: pytest.MonkeyPatch) -> None:
-    look = netguard.FirstLook([standing.peer], [standing.canary], probe_seconds=0.2)
-    monkeypatch.setattr(netguard, "_FRESH_SECONDS", 0.0)
-    assert await look.isolated() is None
+async def test_a_first_look_that_sees_no_fence_refuses(standing: Fence) -> None:
+    look = FirstLook([standing.peer], [standing.open_canary], seconds=0.3, probe_seconds=0.1)
+    with pytest.raises(Refused) as refused:
+        await look.passed()
+    assert refused.value.reason == "CanaryReachable"
+    assert look.recent() is None
 
 
 # -- what an answer is, and what is none
@@ -177,22 +179,6 @@ def test_a_network_without_a_way_to_a_canary_blocks_it_by_both_protocols_and_fam
         check=False,
     )
     assert seen.stdout.split() == ["NetworkIsolated", "1", "5", "0", "0"], seen.stderr
-
-
-# -- as a container
-
-
-def test_the_container_leaves_evidence_one_word_and_its_code(standing: Fence, tmp_path: pathlib.Path) -> None:
-    word, evidence = tmp_path / "word", tmp_path / "evidence"
-    peer, canary = f"{standing.peer[0]}:{standing.peer[1]}", standing.canary.spell()
-    arguments: dict[str, Any] = {"seconds": 3.0, "evidence": evidence, "termination_log": word}
-    assert netguard.run(allow=[peer], canary=[canary], **arguments) == 0
-    assert word.read_text() == "NetworkIsolated"
-    assert json.loads(evidence.read_text()) == {"allowed": 1, "blocked": 1}
-    arguments["seconds"] = 0.3
-    assert netguard.run(allow=[peer], canary=[peer], **arguments) == 20
-    assert netguard.run(allow=["relay.example"], canary=[canary], **arguments) == 22
-    assert word.read_text() == "BadArguments"
 
 
 def test_a_canary_that_cannot_be_found_is_a_wrong_argument() -> None:

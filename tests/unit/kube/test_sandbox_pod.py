@@ -44,7 +44,7 @@ POD = build()
 BODY = POD["spec"]
 ON_NODE = build(canaries=["node:10250", "udp://198.19.0.10:53"])["spec"]
 CONTAINERS = [*BODY["initContainers"], *BODY["containers"]]
-NETGUARD, AGENT_CONTAINER, PROGRAM, SEAL = CONTAINERS
+AGENT_CONTAINER, PROGRAM, SEAL = CONTAINERS
 
 
 def every_key(value: Any) -> set[str]:
@@ -60,9 +60,9 @@ def mounts(container: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def test_kubernetes_sequences_the_containers() -> None:
-    assert [container["name"] for container in BODY["initContainers"]] == ["netguard", "agent", "program"]
+    assert [container["name"] for container in BODY["initContainers"]] == ["agent", "program"]
     assert [container["name"] for container in BODY["containers"]] == ["seal"]
-    assert [container.get("restartPolicy") for container in CONTAINERS] == [None, "Always", None, None]
+    assert [container.get("restartPolicy") for container in CONTAINERS] == ["Always", None, None]
 
 
 def test_p1_no_token_reaches_the_pod() -> None:
@@ -145,8 +145,8 @@ def test_p12_the_environment_holds_plain_public_values_and_the_uid_is_a_file() -
 
 def test_p12_who_must_find_the_node_out_of_reach_is_told_where_it_is_and_nobody_else() -> None:
     told = {item["name"] for item in [*ON_NODE["initContainers"], *ON_NODE["containers"]] if "valueFrom" in every_key(item)}
-    assert told == {"netguard", "agent"}
-    paths = {item["valueFrom"]["fieldRef"]["fieldPath"] for each in ON_NODE["initContainers"][:2] for item in each["env"]}
+    assert told == {"agent"}
+    paths = {item["valueFrom"]["fieldRef"]["fieldPath"] for item in ON_NODE["initContainers"][0]["env"]}
     assert paths == {"status.hostIPs"}
 
 
@@ -199,7 +199,6 @@ def test_the_program_sees_its_volumes_and_nothing_of_the_agents() -> None:
     assert set(mounts(PROGRAM)) == {"in", "out", "scratch", "bin"}
     assert {name for name, mount in mounts(PROGRAM).items() if not mount["readOnly"]} == {"out", "scratch"}
     assert mounts(PROGRAM)["scratch"]["mountPath"] == "/tmp"
-    assert "volumeMounts" not in NETGUARD
     assert "volumeMounts" not in SEAL
 
 
@@ -220,9 +219,8 @@ def test_the_environment_is_the_users_except_what_is_ours() -> None:
     }
 
 
-def test_netguard_and_agent_watch_the_same_fence() -> None:
+def test_the_agent_is_told_what_it_must_reach_and_what_not() -> None:
     guard = ["--allow", "198.18.0.9:9001", "--canary", "198.19.0.1:443", "169.254.169.254:80"]
-    assert NETGUARD["args"] == ["netguard", *guard]
     assert AGENT_CONTAINER["args"][-len(guard) :] == guard
     assert base64.b64encode(b"certificate").decode() in AGENT_CONTAINER["args"]
     assert ON_NODE["initContainers"][0]["args"][-4:] == ["--canary", "node:10250", "udp://198.19.0.10:53", "169.254.169.254:80"]
@@ -234,8 +232,8 @@ def test_netguard_and_agent_watch_the_same_fence() -> None:
 def test_our_containers_parse_the_arguments_that_the_manifest_gives_them() -> None:
     from veilpod.agent.__main__ import _parser, _settings
 
-    assert _parser().parse_args(NETGUARD["args"]).canary == ["198.19.0.1:443", "169.254.169.254:80"]
     settings = _settings(_parser().parse_args(AGENT_CONTAINER["args"]))
+    assert [canary.spell() for canary in settings.canaries] == ["198.19.0.1:443", "169.254.169.254:80"]
     assert settings.operator_cert == b"certificate"
     assert settings.control == ("0.0.0.0", 7443)
     assert settings.ready == ("0.0.0.0", 7444)
@@ -247,7 +245,7 @@ def test_our_containers_parse_the_arguments_that_the_manifest_gives_them() -> No
 
 
 def test_the_server_that_seals_the_result_has_the_memory_for_it() -> None:
-    hub = build(assignment=dataclasses.replace(ASSIGNMENT, index=ServerIndex(0)))["spec"]["initContainers"][1]
+    hub = build(assignment=dataclasses.replace(ASSIGNMENT, index=ServerIndex(0)))["spec"]["initContainers"][0]
     assert int(hub["resources"]["limits"]["memory"]) > int(AGENT_CONTAINER["resources"]["limits"]["memory"])
 
 

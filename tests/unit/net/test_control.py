@@ -277,6 +277,25 @@ async def test_a_silent_server_is_unavailable_in_bounded_time() -> None:
         await connect("127.0.0.1", server.port, key=OPERATOR, timeout=0.2)
 
 
+async def test_a_server_that_is_just_starting_is_dialled_again_and_again() -> None:
+    async with running() as server, Wire(server.port) as wire:
+        starting = 9
+
+        async def door(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal starting
+            starting -= 1
+            if starting >= 0:
+                writer.transport.abort()
+            else:
+                await wire._pass(reader, writer)
+
+        front = await asyncio.start_server(door, "127.0.0.1", 0)
+        async with front:
+            link = await connect("127.0.0.1", front.sockets[0].getsockname()[1], key=OPERATOR, timeout=8.0)
+            await link.close()
+    assert starting < 0
+
+
 async def test_frames_larger_than_the_limit_are_refused_before_they_are_read() -> None:
     reader = asyncio.StreamReader()
     reader.feed_data(b"\xff\xff\xff\xff")

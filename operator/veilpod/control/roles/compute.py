@@ -6,7 +6,7 @@ TaskAssignments, StateChannels, and tasks on chain (the pseudo-kind "tasks") tha
 
 import functools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from veilpod.chain.journal import Journal
@@ -31,6 +31,7 @@ from veilpod.core.ids import ChannelId, ServerIndex, TaskId
 from veilpod.core.kinds import PODS, STATE_CHANNELS, TASK_ASSIGNMENTS
 from veilpod.core.task import plan as do
 from veilpod.core.task.agent_events import fold
+from veilpod.core.task.conditions import Type
 from veilpod.core.task.decide import decide_assignment
 from veilpod.core.task.facts import Facts, Failure
 from veilpod.core.task.plan import Effect, Plan
@@ -40,6 +41,7 @@ from veilpod.net import demonstration
 
 log = logging.getLogger(__name__)
 ROUNDS = 16
+_AWAITED = (Type.SANDBOX_DESTROYED, Type.SETTLED)
 _FORWARD = (do.CreateChannels, do.CreatePod, do.ConfigureAgent, do.CountersignStatement, do.SignSandboxKey, do.HandDescriptors)
 
 
@@ -187,8 +189,7 @@ class ComputeRole:
             self._link(assignment, snapshot.facts)
             plan = decide_assignment(snapshot, self._context.clock())
             if not plan.effects or plan.effects == before:
-                await self._write(body, snapshot, plan)
-                return plan.requeue_after
+                return await self._write(body, snapshot, plan, at_once=_AWAITED)
             await self._act(body, assignment, snapshot, plan)
             if any(isinstance(effect, do.RemoveFinalizer) for effect in plan.effects):
                 return None
@@ -220,11 +221,13 @@ class ComputeRole:
         if facts.failure is None:
             self._facts.change(assignment.name, failure=Failure(stage="KeyPublished" if facts.statement else "SandboxReady", code=code))
 
-    async def _write(self, body: dict[str, Any], s: ServerSnapshot, plan: Plan) -> None:
+    async def _write(self, body: dict[str, Any], s: ServerSnapshot, plan: Plan, *, at_once: Collection[Type] | None = None) -> float | None:
         facts = s.facts
         current = next((record for record in facts.pods if record.incarnation == facts.incarnation), None)
         result = facts.acknowledged_result
-        await status.write(
+        if not isinstance(s.pods, Unknown):
+            self._context.metrics.sandboxes.set(len(self._living()))
+        return await status.write(
             self._context,
             TASK_ASSIGNMENTS,
             body,
@@ -235,9 +238,8 @@ class ComputeRole:
                 "keyFingerprint": to_hex(facts.statement) if facts.statement else None,
                 "resultHash": to_hex(result.result_hash) if result else None,
             },
+            at_once=at_once,
         )
-        if not isinstance(s.pods, Unknown):
-            self._context.metrics.sandboxes.set(len(self._living()))
 
     def _living(self) -> list[str]:
         """Assignments with a sandbox."""

@@ -6,7 +6,7 @@ registered node (role PROVIDER) that sandboxes reach through the onion network.
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -27,12 +27,14 @@ from veilpod.core.kinds import COMPUTE_TASKS
 from veilpod.core.store_messages import TaskTerms
 from veilpod.core.task import plan as do
 from veilpod.core.task import spec as specs
+from veilpod.core.task.conditions import Type
 from veilpod.core.task.decide import decide_task
 from veilpod.core.task.plan import Effect, Plan
 from veilpod.core.task.snapshot import TaskSnapshot, Unknown
 from veilpod.errors import ChainRejected, Terminal, Transient, VeilpodError
 
 ROUNDS = 12
+_AWAITED = (Type.KEY_PUBLISHED, Type.RESULT_DELIVERED, Type.SANDBOX_DESTROYED, Type.SETTLED)
 
 
 async def create(context: Context) -> "RequesterRole":
@@ -109,8 +111,7 @@ class RequesterRole:
             snapshot, memory = await self._observe(key.name, body)
             plan = decide_task(snapshot, self._context.clock())
             if not plan.effects or plan.effects == before:
-                await self._write(body, snapshot, plan)
-                return plan.requeue_after
+                return await self._write(body, snapshot, plan, at_once=_AWAITED)
             await self._act(body, snapshot, memory, plan)
             if any(isinstance(effect, do.RemoveFinalizer) for effect in plan.effects):
                 self._attempts.forget(snapshot.id)
@@ -184,7 +185,9 @@ class RequesterRole:
             domain=self._view.domain,
         )
 
-    async def _write(self, body: dict[str, Any], snapshot: TaskSnapshot, plan: Plan) -> None:
+    async def _write(
+        self, body: dict[str, Any], snapshot: TaskSnapshot, plan: Plan, *, at_once: Collection[Type] | None = None
+    ) -> float | None:
         task, box = snapshot.task, snapshot.mailbox
         fields: dict[str, Any] = {}
         if not isinstance(task, Unknown) and task.phase is not TaskPhase.NONE and snapshot.spec:
@@ -195,7 +198,7 @@ class RequesterRole:
                 fields["servers"] = [{"index": server.index, "role": server.role.name, "node": node} for server, node in servers]
             if not isinstance(box, Unknown) and box.result:
                 fields["result"] = {"hash": to_hex(box.result.result_hash), "size": box.result.size}
-        await status.write(self._context, COMPUTE_TASKS, body, plan, fields)
+        return await status.write(self._context, COMPUTE_TASKS, body, plan, fields, at_once=at_once)
 
     def _forget(self, name: str) -> None:
         self._memory.pop(name, None)

@@ -16,7 +16,6 @@ FINALIZER = "veilpod.dev/evidence"
 INTENT_ANNOTATION = "veilpod.dev/intent"
 INCARNATION_LABEL = "veilpod.dev/incarnation"
 AGENT = "agent"
-NETGUARD = "netguard"
 # What the kubelet says of a container that it cannot start, in our words: its messages name nodes and registries.
 STUCK = {
     "ErrImagePull": "ImageUnavailable",
@@ -54,7 +53,7 @@ def read_pod(pod: Mapping[str, Any], *, nonce: str, now: float) -> PodSeen:
         ended=status.get("phase") in ("Failed", "Succeeded"),
         node_lost=late and not terminated,
         has_address=bool(status.get("podIP")),
-        refused=any(_exit_code(item) == CANARY_REACHABLE for item in _statuses(pod) if item["name"] == NETGUARD),
+        refused=any(CANARY_REACHABLE in _exit_codes(item) for item in _statuses(pod) if item["name"] == AGENT),
         stuck=_stuck(status, _statuses(pod)),
     )
 
@@ -86,9 +85,9 @@ def _stuck(status: Mapping[str, Any], containers: list[Mapping[str, Any]]) -> st
     return next((STUCK[reason] for reason in waits if reason in STUCK), "")
 
 
-def _exit_code(status: Mapping[str, Any]) -> int | None:
-    ended = (status.get("state") or {}).get("terminated") or {}
-    return ended.get("exitCode")
+def _exit_codes(status: Mapping[str, Any]) -> set[int | None]:
+    """How a container ended, and how the one before it did."""
+    return {(status.get(which) or {}).get("terminated", {}).get("exitCode") for which in ("state", "lastState")}
 
 
 def _images_match(pod: Mapping[str, Any]) -> bool | None:

@@ -23,7 +23,7 @@ FAILURES = {
     "ClockSkew": "all heartbeats seem old to a server: its owner sets the node's clock, or sees whether the chain stands still",
     "ProgramFailed": "the program ended with an error: its log is sealed into the result (`veilpod result`) if there is one",
     "ProgramNotStarted": "the program did not begin: is program.command in the image, can servers pull it? Their TaskAssignments tell",
-    "ProgramNotConfined": "programs with ports need nodes with Landlock (Linux 6.7), or class and data with programConfinement: WhenSupported",
+    "ProgramNotConfined": "programs with ports need Landlock (Linux 6.7), or class and data with programConfinement: WhenSupported",
     "ProgramTimeout": "the program needs more time: raise deadlines.compute",
     "ResultTooLarge": "the result exceeds result.maxSize: raise it, or write less to /veilpod/out",
     "DeliveryFailed": "the result could not be delivered: is the mailbox running and reachable by relays?",

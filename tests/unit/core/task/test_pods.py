@@ -2,6 +2,8 @@
 
 import copy
 
+import pytest
+
 from veilpod.core.task.pods import FINALIZER, INTENT_ANNOTATION, image_digest, read_pod
 
 DIGEST = "sha256:" + "a" * 64
@@ -105,11 +107,12 @@ def test_an_image_digest_is_read_or_empty() -> None:
     assert image_digest("sha256:short") == ""
 
 
-def test_a_netguard_that_reached_what_it_must_not_is_a_refusal_and_one_that_reached_nobody_is_not():
+@pytest.mark.parametrize("which", ["state", "lastState"])
+def test_an_agent_that_reached_what_it_must_not_is_a_refusal_and_one_that_reached_nobody_is_not(which):
     def ended_with(code):
         def change(body):
-            guard = {"name": "netguard", "state": {"terminated": {"exitCode": code}}, "restartCount": 0, "imageID": ""}
-            body["status"]["initContainerStatuses"].insert(0, guard)
+            agent = next(item for item in body["status"]["initContainerStatuses"] if item["name"] == "agent")
+            agent[which] = {"terminated": {"exitCode": code}}
 
         return change
 
