@@ -9,7 +9,7 @@ import os
 import pathlib
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from veilpod.control import performing
@@ -19,6 +19,7 @@ from veilpod.core.task.plan import Effect
 
 MOMENTS = ("before", "after")
 DIRECTORY = "crashes"  # in the operator's state directory
+Due = Callable[[Context, str], bool]  # whether to die at a point, which is then done
 Die = Callable[[Context], Awaitable[None]]  # does not return
 
 
@@ -33,17 +34,12 @@ def point(moment: str, kind: str, effect: str) -> str:
     return f"{moment} {kind} {effect}"
 
 
-def died_at(state: pathlib.Path) -> frozenset[str]:
-    """The points at which the operator of a state directory has died."""
-    return frozenset(marker.name for marker in (state / DIRECTORY).glob("*"))
-
-
-def dying(perform: Perform, points: Container[str], die: Die) -> Perform:
-    """`perform`, but it dies at each of these points once."""
+def dying(perform: Perform, due: Due, die: Die) -> Perform:
+    """`perform`, but it dies at each point that is due."""
 
     async def at(context: Context, moment: str, kind: Kind, effect: Effect) -> None:
         here = point(moment, kind.plural, type(effect).__name__)
-        if here in points and first_time(context.config.state_dir, here):
+        if due(context, here):
             await die(context)
 
     async def wrapped(context: Context, kind: Kind, name: str, effect: Effect, act: performing.Act) -> None:
@@ -77,7 +73,9 @@ def main() -> int:
     from veilpod.control.__main__ import main as operate
 
     points = frozenset(os.environ.get("CRASH_POINTS", "").split(","))
-    performing.perform = dying(performing.perform, points, _die)
+    performing.perform = dying(
+        performing.perform, lambda context, here: here in points and first_time(context.config.state_dir, here), _die
+    )
     return operate()
 
 

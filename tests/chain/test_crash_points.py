@@ -1,4 +1,4 @@
-"""Every operator dies before and after every effect that the rules can return, in whole lives of tasks over a real chain.
+"""Operators die before, after and amid every effect that the rules can return, in whole lives of tasks over a real chain.
 
 Nobody counts the effects by hand: they are read from the rules, and a life that does not come by where it should fails.
 """
@@ -113,14 +113,14 @@ async def cheated(w: World, deaths: Deaths) -> None:
 async def abandoned(w: World, deaths: Deaths) -> None:
     """A server is away from the start and the requester soon after: nobody joins its channels, and others close the task."""
     away = max(w.servers, key=lambda server: int(server.key.address, 16))  # the party b of every channel of its
-    await away.stop()
+    await deaths.leave(away)
     w.apply()
     await w.until_true("Scheduled")
-    await w.requester.stop()
+    await deaths.leave(w.requester)
     await deaths.until(lambda: _revoked(w), skipping=200)
     await deaths.until(lambda: settled(w, STATE_CHANNELS) and settled(w, TASK_ASSIGNMENTS), skipping=PERIOD)
-    await w.requester.start()
-    await away.start()
+    await deaths.come_back(w.requester)
+    await deaths.come_back(away)
     await deaths.until(lambda: "Settled" in true_conditions(w.task()), skipping=10)
 
 
@@ -208,7 +208,7 @@ async def test_whoever_dies_before_it_knows_that_an_effect_is_done_leaves_nothin
 ):
     async with world(anvil, tmp_path) as w, dying_amid(w, monkeypatch) as deaths:
         await life.story(w, deaths)
-        assert len(deaths.happened()) >= life.changes, sorted(deaths.happened())
+        assert len(deaths.happened) >= life.changes, sorted(deaths.happened)
         nothing_is_left(w)
 
 
@@ -238,14 +238,14 @@ async def test_an_operator_dies_once_at_a_crash_point_and_gets_past_it_the_next_
     async def die(_context) -> None:
         raise asyncio.CancelledError
 
-    performing = crash.dying(perform, wanted, die)
+    performing = crash.dying(perform, lambda context, here: here in wanted and crash.first_time(context.config.state_dir, here), die)
     for _ in range(4):
         try:
             await performing(context, TASK_ASSIGNMENTS, "ta", effect, act)
         except asyncio.CancelledError:
             done.append("died")
     assert done == ["died", "acted", "died", "acted", "acted"]
-    assert crash.died_at(tmp_path) == wanted
+    assert {marker.name for marker in (tmp_path / crash.DIRECTORY).iterdir()} == wanted
 
 
 class _Somebody:

@@ -71,12 +71,14 @@ class Deaths:
         self._turns = {name: asyncio.Lock() for name in self._releases}
         self._world, self._wanted = world, wanted
         self._replaced: list[asyncio.Task[None]] = []
+        self._away: set[str] = set()
+        self.happened: set[str] = set()  # where somebody has died
 
     async def amid(self, done: str) -> None:
         """An effect has changed the world and does not know it yet: die here, once for each kind of change."""
         if (under_way := _UNDER_WAY.get()) is not None:
             context, kind, effect = under_way
-            if crash.first_time(context.config.state_dir, f"{crash.point('amid', kind, effect)} {done}"):
+            if self._first_time(f"{crash.point('amid', kind, effect)} {done}"):
                 await self.die(context)
 
     async def die(self, context: Context) -> None:
@@ -84,13 +86,13 @@ class Deaths:
         self._replaced.append(asyncio.create_task(self._replace(release), context=nobodys))
         await asyncio.Event().wait()  # the process does nothing any more until it is gone
 
-    def happened(self) -> frozenset[str]:
-        """Where somebody has died."""
-        return frozenset().union(*(crash.died_at(release.config.state_dir) for release in self._releases.values()))
+    def due(self, _context: Context, here: str) -> bool:
+        """Whether whoever comes by a crash point is the first of all."""
+        return here in self._wanted and self._first_time(here)
 
     def missing(self) -> list[str]:
         """Crash points at which nobody has died yet."""
-        return sorted(self._wanted - self.happened())
+        return sorted(self._wanted - self.happened)
 
     async def skip(self, seconds: int) -> None:
         """Let time pass for everybody, and have everybody look who lives: who starts looks anyway."""
@@ -113,22 +115,39 @@ class Deaths:
         """Wait for the last successor."""
         await asyncio.gather(*self._replaced)
 
+    def _first_time(self, here: str) -> bool:
+        before, self.happened = here in self.happened, self.happened | {here}
+        return not before
+
     def _alive(self) -> bool:
         ready = all(release.operator is None or release.operator.ready() is None for release in self._releases.values())
         return ready and not any(turn.locked() for turn in self._turns.values())
 
+    async def leave(self, release: Release) -> None:
+        """Have a release's operator stay away, dead or alive."""
+        async with self._turns[release.name]:
+            self._away.add(release.name)
+            await release.stop()
+
+    async def come_back(self, release: Release) -> None:
+        """Have it start again."""
+        async with self._turns[release.name]:
+            self._away.remove(release.name)
+            await release.start()
+
     async def _replace(self, release: Release) -> None:
         async with self._turns[release.name]:
             await release.stop()
-            await release.start()
+            if release.name not in self._away:
+                await release.start()
 
 
 @contextlib.asynccontextmanager
 async def dying_around(world: World, chosen: Iterable[Place], patch: pytest.MonkeyPatch) -> AsyncIterator[Deaths]:
-    """Have every operator of a world die once before and once after each of these effects."""
+    """Have somebody die before and somebody after each of these effects: whoever comes by first."""
     deaths = Deaths(world, points(chosen))
     with patch.context() as patched:
-        patched.setattr(performing, "perform", crash.dying(performing.perform, points(chosen), deaths.die))
+        patched.setattr(performing, "perform", crash.dying(performing.perform, deaths.due, deaths.die))
         try:
             yield deaths
         finally:
@@ -137,7 +156,7 @@ async def dying_around(world: World, chosen: Iterable[Place], patch: pytest.Monk
 
 @contextlib.asynccontextmanager
 async def dying_amid(world: World, patch: pytest.MonkeyPatch) -> AsyncIterator[Deaths]:
-    """Have every operator of a world die once behind each kind of change that an effect makes in the world, before the effect knows."""
+    """Have somebody die behind each kind of change that an effect makes in the world, before the effect knows."""
     deaths = Deaths(world, frozenset())
     with patch.context() as patched:
         patched.setattr(performing, "perform", _marked(performing.perform))
