@@ -280,7 +280,7 @@ def from_outside(world: World, one: Sandbox) -> dict[str, str]:
         answer = cluster.run(*arguments, f"--as={who}", stdin=json.dumps(one.pod))
         if answer.returncode == 0:
             return "reached"
-        return "stopped" if "(Forbidden)" in answer.stderr else answer.stderr
+        return "stopped" if "forbidden" in answer.stderr.lower() else answer.stderr
 
     with futures.ThreadPoolExecutor(4) as pool:
         answers = dict(zip(asked, pool.map(lambda words: ask(*words), asked.values()), strict=True))

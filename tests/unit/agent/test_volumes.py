@@ -1,5 +1,6 @@
 """The program may leave anything in its output: nothing is followed, everything is wiped."""
 
+import errno
 import os
 import pathlib
 import subprocess
@@ -144,6 +145,27 @@ def test_a_hole_is_not_filled_when_it_is_wiped(out: pathlib.Path) -> None:
     volumes.wipe([out])
     try:
         assert os.fstat(kept).st_blocks * 512 <= 1 << 20
+        assert os.pread(kept, 6, 0) == bytes(6)
+    finally:
+        os.close(kept)
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize("knows", ["nothing of holes", "no end of data"])
+def test_where_the_kernel_shows_no_holes_wiping_ends_all_the_same(out: pathlib.Path, monkeypatch: pytest.MonkeyPatch, knows: str) -> None:
+    def seek(handle: int, offset: int, whence: int) -> int:
+        if knows == "nothing of holes":
+            raise OSError(errno.EINVAL, "no such whence")
+        return offset if whence == os.SEEK_DATA else os.fstat(handle).st_size
+
+    monkeypatch.setattr(os, "lseek", seek)
+    with (out / "file").open("w+b") as file:
+        file.write(b"secret")
+        file.flush()
+        kept = os.dup(file.fileno())
+    (out / "empty").touch()
+    volumes.wipe([out])
+    try:
         assert os.pread(kept, 6, 0) == bytes(6)
     finally:
         os.close(kept)
