@@ -27,7 +27,7 @@ from hostile.registry import ATTEMPTS
 pytestmark = pytest.mark.e2e
 assert hostile
 MEMORY = 160 << 20
-CONTAINERS = ("netguard", "agent", "program", "seal")
+CONTAINERS = ("agent", "program", "seal")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
