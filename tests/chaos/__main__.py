@@ -27,10 +27,9 @@ from demo import cluster as clusters
 from demo import stage as setting
 
 from localcluster import lifecycle, progress, waiting
-from tests.chaos import leftovers
+from tests.chaos import leftovers, small
 from tests.chaos.leftovers import Leftovers
 from tests.chaos.points import PERIOD, Points
-from tests.chaos.small import recipient_of
 from tests.chaos.storm import Tasks, rage
 from tests.support import playing
 from tests.support.crash_points import places, points
@@ -60,7 +59,7 @@ def main() -> int:
             report |= {"crash_points": len(points(places())), "never_died_at": lives.missing(), "deaths": lives.deaths()}
         if options.only != "points":
             progress.say("\nKills at random")
-            tasks = Tasks(stage=stage, recipient=recipient_of(stage), at_once=options.at_once, chance=random.Random(options.seed))
+            tasks = Tasks(stage=stage, recipient=small.recipient_of(stage), at_once=options.at_once, chance=random.Random(options.seed))
             killed = rage(stage, kills=options.kills, tasks=tasks)
             report |= {"kills": sum(killed.values()), "killed": killed}
             with progress.step("everything settles"):
@@ -137,6 +136,7 @@ def fresh() -> Iterator[setting.Stage]:
         progress.say("The cluster")
         stage = setting.prepare(clusters.local(NAME))
         with progress.step(f"servers of {CAPACITY} sandboxes each"):
+            small.offer(stage)
             playing.reconfigure(stage, capacity=CAPACITY)
         yield stage
         failed = False

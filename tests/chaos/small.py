@@ -34,6 +34,7 @@ else:
 """
 # Long enough for operators that are dead half of the time; a test of deadlines is none of ours.
 DEADLINES = {"schedule": "40m", "inputs": "20m", "compute": "40m", "total": "2h"}
+CLASS, AGENT_CPU = "small", "100m"  # a node of two cores has room for a handful of sandboxes of the standard class, and not for twenty
 PAYMENT = {"budget": "0.01", "perServer": "0.001", "perTransferMiB": "0.00001", "channelDeposit": "0.001"}
 
 
@@ -56,9 +57,15 @@ def _task(name: str, roles: list[dict[str, Any]], sender: str, **changes: Any) -
         "payment": PAYMENT,
         "deadlines": DEADLINES,
         "onion": {"hops": 3},
-        "sandboxClassName": "standard",
+        "sandboxClassName": CLASS,
     }
     return {"apiVersion": "veilpod.dev/v1alpha1", "kind": "ComputeTask", "metadata": {"name": name}, "spec": spec | changes}
+
+
+def offer(stage: Stage) -> None:
+    """Have the cluster's admin offer sandboxes with small agents."""
+    spec = stage.cluster.get("sandboxclass", "standard")["spec"] | {"agent": {"cpu": AGENT_CPU}}
+    stage.cluster.apply({"apiVersion": "veilpod.dev/v1alpha1", "kind": "SandboxClass", "metadata": {"name": CLASS}, "spec": spec})
 
 
 def apply(stage: Stage, recipient: str, tasks: Iterable[dict[str, Any]]) -> None:

@@ -13,7 +13,7 @@ from tests.chaos.killing import OPERATORS, Operators
 
 PAUSES = (0.5, 3.0)  # seconds between two kills: an operator is killed about as soon as it has come back and done a few things
 LOOKS = 5.0  # seconds between two looks at the tasks
-STARS = 5  # every so many tasks is a star
+STARS = 2  # at once: sandboxes that wait for peers hold the node's processors, and there must be room for all of a star
 WILLS = 0.02  # how likely somebody deletes a task that is under way, at each look
 
 
@@ -38,15 +38,14 @@ class Tasks:
         if leaving := sorted(done | unwanted):
             self.stage.cluster.kubectl("delete", "computetasks", "-n", REQUESTER.name, "--wait=false", *leaving)
         if more and (room := self.at_once - (len(items) - len(done))) > 0:
-            small.apply(self.stage, self.recipient, [self._next() for _ in range(room)])
+            stars = sum(item["metadata"]["name"].startswith("star") for item in items if item["metadata"]["name"] not in done)
+            small.apply(self.stage, self.recipient, [self._next(star=stars + number < STARS) for number in range(room)])
         return len(items) - len(done)
 
-    def _next(self) -> dict[str, object]:
+    def _next(self, *, star: bool) -> dict[str, object]:
         self.made += 1
-        name = f"storm-{self.made}"
-        if self.made % STARS == 0:
-            return small.star(name, seconds=self.chance.uniform(0, 5))
-        return small.solo(name, seconds=self.chance.uniform(0, 5))
+        seconds = self.chance.uniform(0, 5)
+        return small.star(f"star-{self.made}", seconds=seconds) if star else small.solo(f"solo-{self.made}", seconds=seconds)
 
 
 def rage(stage: Stage, *, kills: int, tasks: Tasks) -> dict[str, int]:
