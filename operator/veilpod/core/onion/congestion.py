@@ -22,6 +22,7 @@ class Tuning:
     """Numbers of messages. `step` is after how many the other end acknowledges; `least` is more, or a sender would wait for ever."""
 
     step: int
+    first: int  # window: what is short should not take many round trips
     least: int
     most: int
     few: int  # that wait, below which the window grows (alpha of Vegas)
@@ -33,19 +34,19 @@ def tuning(cell_class: CellClass) -> Tuning:
     """What circuits of a class use."""
     window = WINDOW[cell_class]
     step = window.circuit_step
-    return Tuning(step=step, least=2 * step, most=window.circuit, few=step, many=2 * step, change=step // 2)
+    return Tuning(step=step, first=4 * step, least=2 * step, most=window.circuit, few=step, many=2 * step, change=step // 2)
 
 
 def fixed(cell_class: CellClass) -> Tuning:
     """The hard window and nothing else: for who has something below that finds one."""
-    return dataclasses.replace(tuning(cell_class), least=WINDOW[cell_class].circuit)
+    return dataclasses.replace(tuning(cell_class), first=WINDOW[cell_class].circuit, least=WINDOW[cell_class].circuit)
 
 
 class CongestionWindow:
     """One direction. Times are seconds of any clock that never goes back; a round is the time in which what was under way arrives."""
 
     def __init__(self, tuning: Tuning) -> None:
-        self.window = tuning.least
+        self.window = tuning.first
         self._tuning = tuning
         self._sent: collections.deque[float] = collections.deque()  # when each message that is under way was sent
         self._shortest, self._found = math.inf, 0.0  # round trip, and when it was seen

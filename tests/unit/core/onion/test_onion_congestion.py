@@ -155,11 +155,11 @@ def test_an_end_that_acknowledges_more_than_was_sent_is_refused():
     assert caught.value.reason == "BadCredit"
 
 
-def test_an_end_that_never_acknowledges_gets_the_least_window():
+def test_an_end_that_never_acknowledges_gets_the_first_window():
     window = CongestionWindow(BULK)
     while window.room > 0:
         window.sent(0.0)
-    assert window.under_way == BULK.least
+    assert window.under_way == BULK.first
 
 
 def test_who_says_little_does_not_earn_a_large_window():
@@ -167,7 +167,7 @@ def test_who_says_little_does_not_earn_a_large_window():
     for number in range(100):
         window.sent(float(number))
         window.acknowledged(1, number + 0.01)
-    assert window.window == BULK.least
+    assert window.window == BULK.first
 
 
 def test_a_fixed_window_is_the_hard_one_from_the_first_message_on():
