@@ -216,7 +216,7 @@ class CeremonyMachine(RuleBasedStateMachine):
 
 
 TestCeremony = CeremonyMachine.TestCase
-TestCeremony.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestCeremony.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
 
 
 def test_evidence_of_each_kind_is_reached_by_the_lies_above() -> None:
