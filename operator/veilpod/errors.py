@@ -5,6 +5,7 @@ VeilpodError
 │   ├── ChainUnavailable     the RPC did not answer, or answered with something that cannot be believed
 │   ├── InsufficientFunds    our account lacks coin: it goes on by itself when somebody sends it some
 │   ├── ClusterUnavailable   the Kubernetes API did not answer, or the object changed under us
+│   │   └── NotServed            it does not know the kind that was asked for (yet)
 │   ├── CircuitFailed        a circuit could not be built or broke; `blamed` names the link when it is known
 │   └── PeerUnavailable      an agent, store, mailbox or relay did not answer
 └── Terminal             waiting does not help: `reason` becomes the condition's reason, the message its remedy
@@ -38,6 +39,10 @@ class InsufficientFunds(Transient):
 
 class ClusterUnavailable(Transient):
     """The Kubernetes API did not answer, or the object changed under us."""
+
+
+class NotServed(ClusterUnavailable):
+    """The Kubernetes API does not know the kind. Never read as "there is none"."""
 
 
 class CircuitFailed(Transient):

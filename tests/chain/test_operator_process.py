@@ -11,6 +11,9 @@ import yaml
 from tests.support import anvil as nodes
 from tests.support.fake_apiserver import FakeApiServer
 from tests.support.fake_cluster import FakeCluster
+from tests.support.fences import put_fences
+
+from veilpod.core.kinds import SANDBOX_CLASSES
 
 pytestmark = pytest.mark.chain
 
@@ -57,7 +60,10 @@ async def test_the_operator_waits_for_its_chain_becomes_ready_and_ends_when_told
     }
     (tmp_path / "state").mkdir()
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    async with FakeApiServer(FakeCluster(), chunk=100).running() as server:
+    cluster_state = FakeCluster()
+    put_fences(cluster_state, "party-sandboxes")
+    cluster_state.put(SANDBOX_CLASSES, {"metadata": {"name": "standard"}, "spec": {"tier": "T0"}})
+    async with FakeApiServer(cluster_state, chunk=100).running() as server:
         cluster = {"clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.port}"}}], "current-context": "x"}
         cluster |= {"contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}], "users": [{"name": "u", "user": {"token": "t"}}]}
         (tmp_path / "kubeconfig").write_text(yaml.safe_dump(cluster))

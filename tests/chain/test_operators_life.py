@@ -6,10 +6,11 @@ import pytest
 from tests.support.fake_cluster import true_conditions
 from tests.support.operators import World, world
 
+from veilpod.control import compute_view
 from veilpod.core.canonical import from_hex
 from veilpod.core.entities import ChannelPhase
 from veilpod.core.ids import ChannelId
-from veilpod.core.kinds import ADMISSION_POLICIES, COMPUTE_TASKS, PODS, STATE_CHANNELS, TASK_ASSIGNMENTS
+from veilpod.core.kinds import ADMISSION_POLICIES, COMPUTE_TASKS, PODS, SANDBOX_CLASSES, STATE_CHANNELS, TASK_ASSIGNMENTS
 
 pytestmark = pytest.mark.chain
 
@@ -136,6 +137,29 @@ async def test_a_fence_that_is_taken_away_ends_the_sandboxes_behind_it(anvil, tm
         )  # nobody looked, the fence is watched
         assert server.objects(TASK_ASSIGNMENTS)[0]["status"]["failure"]["code"] == "PolicyMissing"
         await w.until_true("Settled")
+        await all_settled(w)
+
+
+async def test_a_class_that_is_deleted_in_use_is_honoured_to_the_end_and_offered_to_nobody_else(anvil, tmp_path, monkeypatch):
+    monkeypatch.setattr(compute_view, "CLASSES_SECONDS", 0)
+    async with world(anvil, tmp_path) as w:
+        w.network.may_exit.clear()
+        w.apply()
+        await w.until_true("InputsVerified")
+        for server in w.servers:
+            del server.cluster.objects[SANDBOX_CLASSES.plural, "", "standard"]
+        for agent in w.network.agents.values():
+            agent.emit("relays", {"trouble": "RelaysUnreachable"})  # it would be told the directory anew
+        await w.resync()
+        w.apply("late")
+        await w.until_true("Failed", "late")
+        refused = [
+            a["status"]["failure"]["code"] for server in w.servers for a in server.objects(TASK_ASSIGNMENTS) if "failure" in a["status"]
+        ]
+        assert set(refused) == {"ClassNotOffered"}
+        w.network.may_exit.set()
+        await w.until_true("Settled", "job")
+        assert w.task("job")["status"]["phase"] == "Settled"
         await all_settled(w)
 
 

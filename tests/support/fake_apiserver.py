@@ -12,10 +12,10 @@ from typing import Any
 from aiohttp import web
 from tests.support.fake_cluster import FakeCluster
 
-from veilpod.core.kinds import NAMESPACES, OWN_KINDS, PODS, Kind
+from veilpod.core.kinds import ADMISSION_BINDINGS, ADMISSION_POLICIES, NAMESPACES, NETWORK_POLICIES, OWN_KINDS, PODS, RUNTIME_CLASSES, Kind
 from veilpod.errors import ClusterUnavailable
 
-SERVED = (*OWN_KINDS.values(), PODS)
+SERVED = (*OWN_KINDS.values(), PODS, NAMESPACES, NETWORK_POLICIES, ADMISSION_POLICIES, ADMISSION_BINDINGS, RUNTIME_CLASSES)
 Hiccup = tuple[int, str, dict[str, str]]
 
 
@@ -131,7 +131,6 @@ def _resolve(path: str) -> tuple[Kind, str, str, str] | None:
 
 # kopf wants to know of these, and asks for none of their objects.
 _BACKBONE = (
-    NAMESPACES,
     Kind(group="", version="v1", plural="events", name="Event"),
     Kind(group="apiextensions.k8s.io", version="v1", plural="customresourcedefinitions", name="CustomResourceDefinition", namespaced=False),
 )

@@ -105,9 +105,7 @@ def nodes(items: Sequence[Object]) -> list[Finding]:
 def runtime_classes(present: Iterable[Object], wanted: Iterable[str]) -> list[Finding]:
     """Every RuntimeClass that a SandboxClass or the person names."""
     names = {item["metadata"]["name"] for item in present}
-    remedy = (
-        "install the runtime and its RuntimeClass, or take the SandboxClass away: operators refuse to start with a class that is missing"
-    )
+    remedy = "install the runtime and its RuntimeClass, or take the SandboxClass away: tasks of it are refused"
     return [_find(f"RuntimeClass {name}", name in names, "there" if name in names else "missing", remedy) for name in sorted(set(wanted))]
 
 

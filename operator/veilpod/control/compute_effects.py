@@ -3,6 +3,8 @@
 Nothing is decided here. The way to a running sandbox is in `compute_sandbox`.
 """
 
+import asyncio
+import contextlib
 import logging
 import secrets
 from typing import Any
@@ -21,6 +23,7 @@ from veilpod.core.ids import Address, PodUid, ServerIndex
 from veilpod.core.kinds import PODS, STATE_CHANNELS, TASK_ASSIGNMENTS
 from veilpod.core.task import plan as do
 from veilpod.core.task import spec as specs
+from veilpod.core.task import teardown
 from veilpod.core.task.facts import AgentSeen, Facts
 from veilpod.core.task.plan import Effect
 from veilpod.core.task.snapshot import ServerSnapshot
@@ -114,8 +117,10 @@ class Effects:
         name = assignment.name
         match effect:
             case do.RequestFinals():
-                for peer in honoured(assignment).peers(assignment.index):
-                    await self._finalise(name, peer)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(teardown.EXPOSED_PATIENCE / 2 if facts.exposed else None):
+                        for peer in honoured(assignment).peers(assignment.index):
+                            await self._finalise(name, peer)
             case do.PersistFinalStates():
                 # States are in the journal since before they were signed, the result is in the facts: here it is said so.
                 self._facts.change(name, finals=True)

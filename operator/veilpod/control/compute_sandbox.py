@@ -103,6 +103,10 @@ class Sandboxes:
     async def configure(self, assignment: Assignment, s: ServerSnapshot, facts: Facts) -> None:
         assert not isinstance(s.task, Unknown)
         uid = _current(facts)
+        if facts.statement and assignment.offered is None:
+            # Its class was taken away while it runs: what was stated holds, the agent goes on with the directory that it has.
+            log.warning("sandbox.class_gone", extra={"object": assignment.name})
+            return
         # Not awaited to its end by the agent: keys come after netguard, and `ready` is an event.
         configuration = await self._configuration(assignment, s.task, facts, uid)
         if not facts.agent.trouble:

@@ -17,7 +17,7 @@ from veilpod.core.task import conditions
 from veilpod.core.task.conditions import Condition, Status, Type
 from veilpod.core.task.plan import Effect, Plan
 from veilpod.core.task.snapshot import Unknown
-from veilpod.errors import ChainUnavailable, ClusterUnavailable, InsufficientFunds, PeerUnavailable, Transient, VeilpodError
+from veilpod.errors import ChainUnavailable, ClusterUnavailable, InsufficientFunds, NotServed, PeerUnavailable, Transient, VeilpodError
 
 log = logging.getLogger(__name__)
 FINALIZER = "veilpod.dev/settlement"
@@ -30,6 +30,8 @@ async def seen(asking: Awaitable[T]) -> T | Unknown:
         return await asking
     except ChainUnavailable:
         return Unknown("ChainUnavailable")
+    except NotServed:
+        return Unknown("ApiNotServed")
     except ClusterUnavailable:
         return Unknown("ClusterUnavailable")
     except PeerUnavailable:

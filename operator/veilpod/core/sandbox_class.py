@@ -2,10 +2,11 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from veilpod.core.canary import possible_canary
+from veilpod.core.task.conditions import Claim, no, yes
 from veilpod.core.task.manifest import to_bytes
 from veilpod.core.task.spec import TaskSpec
 from veilpod.errors import InvalidInput, Refused
@@ -55,6 +56,17 @@ def parse_sandbox_class(manifest: Mapping[str, Any]) -> SandboxClass:
     if not 1 <= made.grace_seconds <= 10:
         raise InvalidInput("InvalidSandboxClass", "a sandbox ends within 10 seconds: correct terminationGracePeriodSeconds")
     return made
+
+
+def offered(manifest: Mapping[str, Any], runtime_classes: Collection[str]) -> Claim:
+    """The condition Ready of a SandboxClass, in a cluster that has these RuntimeClasses."""
+    try:
+        made = parse_sandbox_class(manifest)
+    except InvalidInput as error:
+        return no(error.reason, str(error))
+    if made.runtime_class and made.runtime_class not in runtime_classes:
+        return no("RuntimeClassMissing", f"there is no RuntimeClass {made.runtime_class}: install the runtime, or take this class away")
+    return yes("Offered")
 
 
 def check_fits(spec: TaskSpec, offered: SandboxClass) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 
 from veilpod.core.kinds import Kind
-from veilpod.errors import ClusterUnavailable, InvalidInput, Refused, VeilpodError
+from veilpod.errors import ClusterUnavailable, InvalidInput, NotServed, Refused, VeilpodError
 from veilpod.kube.connection import Connection
 
 FIELD_MANAGER = "veilpod"
@@ -144,7 +144,7 @@ class KubeApi:
             except _ExpiredError:
                 return None  # the continue token expired: half a list is no list
             except _NotFoundError as error:
-                raise ClusterUnavailable(f"{kind.plural} are not served here: {error}") from error
+                raise NotServed(f"{kind.plural} are not served here: {error}") from error
             if not isinstance(page.get("items"), list) or not isinstance(page.get("metadata"), dict):
                 raise ClusterUnavailable(f"the API server's answer is no list of {kind.plural}")
             items += page["items"]
@@ -234,7 +234,7 @@ def _failure(status: int, answer: Object, retry_after: str, name: str | None) ->
         details = answer.get("details") or {}
         if reason == "NotFound" and (name is None or details.get("name") == name):
             return _NotFoundError(message)
-        return ClusterUnavailable(f"the Kubernetes API does not serve this: {message}", retry_after=10)
+        return NotServed(f"the Kubernetes API does not serve this: {message}", retry_after=10)
     if status == 409:
         return _ConflictError(message, exists=reason == "AlreadyExists")
     if status == 410:

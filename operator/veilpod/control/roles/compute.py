@@ -4,13 +4,14 @@ The rules are `core.task.decide`; here is the loop around them: observe, decide,
 TaskAssignments, StateChannels, and tasks on chain (the pseudo-kind "tasks") that may have to become TaskAssignments. Paper steps 2 to 11.
 """
 
+import contextlib
 import functools
 import logging
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from veilpod.chain.journal import Journal
-from veilpod.control import money, performing, status
+from veilpod.control import classes, money, performing, status
 from veilpod.control.agent_links import AgentLinks
 from veilpod.control.channel_desk import ChannelDesk, Line
 from veilpod.control.compute_channels import Channels
@@ -81,6 +82,8 @@ class ComputeRole:
 
     async def start(self) -> None:
         config = self._context.config.compute
+        if not self._facts.names():  # whoever has sandboxes ends them, whatever is missing
+            await classes.wait_for_fences(self._context)
         node = await ensure_node(self._context, role=NodeRole.COMPUTE, capacity=config.capacity)
         free, locked = await self._context.reader.stake_of(self._context.writer.address)
         if free + locked < config.stake:
@@ -93,6 +96,7 @@ class ComputeRole:
         self._context.tasks.start("compute.heartbeat", lambda: keep_alive(self._context, node))
         self._context.tasks.start("compute.pods", self._watch_pods)
         self._context.tasks.start("compute.fences", lambda: self._view.fences.watch(self._living, self._wake))
+        self._context.tasks.start("compute.classes", lambda: classes.watch(self._context))
         self._context.tasks.start("compute.channels", self._desk.repeat)
         for number, lane in enumerate(self._towers.lanes):
             self._context.tasks.start(f"compute.watchtower.{number}", lane.run)
@@ -191,6 +195,9 @@ class ComputeRole:
             if not plan.effects or plan.effects == before:
                 return await self._write(body, snapshot, plan, at_once=_AWAITED)
             await self._act(body, assignment, snapshot, plan)
+            if any(isinstance(effect, do.RecordFailure) for effect in plan.effects):
+                with contextlib.suppress(Transient):  # people read why at once; what follows may take its time
+                    await self._write(body, snapshot, plan)
             if any(isinstance(effect, do.RemoveFinalizer) for effect in plan.effects):
                 return None
             before = plan.effects

@@ -13,6 +13,8 @@ from veilpod.core.evidence import NO_TEE, Verdict
 from veilpod.core.ids import Address, PodUid
 from veilpod.core.keys import parse_address
 
+EXPOSED = frozenset({"NetguardRefused", "PolicyMissing", "PolicyChanged"})  # codes of fences that do not hold
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
@@ -97,6 +99,11 @@ class Facts:
     failure: Failure | None = None
 
     @property
+    def exposed(self) -> bool:
+        """Whether it ends because a fence fell: somebody may be looking in, and seconds count more than a friendly close."""
+        return self.failure is not None and self.failure.code in EXPOSED
+
+    @property
     def acknowledged_result(self) -> SignedResult | None:
         """The result that may be completed with: signed, delivered, and of a part that did not fail."""
         return self.agent.result if self.agent.delivered and self.failure is None else None
@@ -131,7 +138,7 @@ def parse_facts(document: Mapping[str, Any]) -> Facts:
         zeroise_proof=from_hex(document["zeroise_proof"]),
         accepted_key=from_hex(document["accepted_key"]),
         failure=Failure(**failure) if failure else None,
-        verdict=Verdict(**document["verdict"]),
+        verdict=Verdict(**document["verdict"]) if "verdict" in document else NO_TEE,  # of a version that asked nobody
         agent=AgentSeen(
             **agent,
             traffic=tuple((peer, sent, received) for peer, sent, received in traffic),

@@ -41,6 +41,7 @@ REASONS = {
     "InsufficientFunds": "the release's account needs more coin for the budget, the deposits and gas",
     "UnknownDataset": "no store lists a data set of this name: is its Dataset Ready?",
     "ChainUnavailable": "the chain does not answer the operator: is chain.rpcUrl right, is the node up?",
+    "ApiNotServed": "the cluster does not serve ValidatingAdmissionPolicy (Kubernetes 1.30 does): its admin runs `veilpod doctor`",
     "AwaitingUpload": "upload the sealed object: `veilpod dataset put FILE -n NAMESPACE`",
 }
 

@@ -173,6 +173,7 @@ def _sandbox(draft: Draft, s: ServerSnapshot, now: float) -> PodSeen | None:
     """One living pod of the current incarnation, or the steps towards it. Never two."""
     facts = s.facts
     if isinstance(s.policies, Unknown):
+        draft.claim(Type.SANDBOX_READY, unknown(s.policies.why, remedy(s.policies.why)))
         draft.look_again(5)
         return None  # fences first: nothing is made while nobody can say whether they stand
     if isinstance(s.pods, Unknown):
@@ -245,7 +246,7 @@ def _progress(draft: Draft, s: ServerSnapshot) -> None:
     facts, agent = s.facts, s.facts.agent
     _claim_channels(draft, s)
     if isinstance(s.policies, Unknown):
-        draft.claim(Type.HOST_ACCESS_DENIED, unknown(s.policies.why))
+        draft.claim(Type.HOST_ACCESS_DENIED, unknown(s.policies.why, remedy(s.policies.why)))
     elif s.policies.missing:
         why = f"not in force: {', '.join(s.policies.missing)}; what to do: {remedy('PolicyMissing')}"
         draft.claim(Type.HOST_ACCESS_DENIED, no("PolicyMissing", why))

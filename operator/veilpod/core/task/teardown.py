@@ -20,6 +20,7 @@ from veilpod.core.task.plan import Draft
 from veilpod.core.task.snapshot import ChannelSeen, PodSeen, Refusal, ServerSnapshot, Unknown
 
 FINALS_PATIENCE = 30  # seconds for peers to sign the final state; without it the newest co-signed state serves in a challenge
+EXPOSED_PATIENCE = 5  # the same for a sandbox whose fence fell: a dispute costs an hour, an open door everything
 ZEROISE_PATIENCE = 45  # more seconds for the agent's answer
 CREATE_PATIENCE = 75  # seconds in which a POST whose answer was lost may still make a pod
 REFUND_COURTESY = 60  # seconds in which the refund is left to the requester
@@ -49,7 +50,7 @@ def go_on(draft: Draft, s: ServerSnapshot, now: float) -> None:
 
 def _destroy(draft: Draft, s: ServerSnapshot, now: float) -> None:
     facts = s.facts
-    patience = facts.ending_since + FINALS_PATIENCE - now
+    patience = facts.ending_since + (EXPOSED_PATIENCE if facts.exposed else FINALS_PATIENCE) - now
     draft.claim(Type.SANDBOX_DESTROYED, no("Ending"))
     if not facts.finals:
         # 1. What must outlive the sandbox, first.
@@ -64,7 +65,7 @@ def _destroy(draft: Draft, s: ServerSnapshot, now: float) -> None:
     if not facts.zeroised:
         # 2. A finished sandbox may end by itself once nothing of it is needed; then every key in it dies.
         if patience + ZEROISE_PATIENCE > 0 and _worth_waiting(s):
-            if s.connected and not facts.released:
+            if s.connected and not facts.released and not facts.exposed:  # no goodbyes through an open door
                 draft.do(do.Release())
             if s.connected:
                 draft.do(do.Zeroise())

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from veilpod.core.agent_messages import Exit, Failed, Flushed, OffersCollected, SealedResultInfo
+from veilpod.core.evidence import Verdict
 from veilpod.core.ids import PodUid, ServerIndex
 from veilpod.core.keys import checksum_address
 from veilpod.core.task.agent_events import fold
@@ -77,6 +78,7 @@ def test_every_field_survives_the_disk() -> None:
         signer=KEY,
         tls_key=b"t" * 32,
         policies=b"p" * 32,
+        verdict=Verdict(attested=True, reason="Verified", message="by a verifier"),
         offered=True,
         accepted_key=b"k" * 32,
         handed=True,

@@ -131,6 +131,8 @@ def test_changed_fences_end_the_sandbox() -> None:
     run(world)
     assert world.servers[2].facts.failure is not None
     assert world.servers[2].facts.failure.code == "PolicyChanged"
+    assert world.servers[2].facts.zeroised == "Acknowledged"
+    assert not world.servers[2].facts.released  # no goodbyes through an open door
 
 
 def test_a_server_that_never_shows_up_does_not_hold_the_others_money() -> None:
