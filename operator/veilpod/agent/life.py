@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from veilpod.agent import ceremony, confinement, delivery, identity, meeting, netguard, state
+from veilpod.agent import ceremony, confinement, delivery, failures, identity, meeting, netguard, state
 from veilpod.agent.first_look import FirstLook
 from veilpod.agent.identity import Identity
 from veilpod.agent.inputs import Inputs
@@ -25,10 +25,10 @@ from veilpod.agent.state import Phase, State
 from veilpod.agent.told import Told
 from veilpod.core.agent_messages import Configuration, Exit, Failed, Flushed, Published
 from veilpod.core.ids import ServerIndex
-from veilpod.core.meeting import FAILURES, Descriptor, ForPeer, ForStore, Offer, make_note, open_descriptor, parse_descriptors
+from veilpod.core.meeting import Descriptor, ForPeer, ForStore, Offer, make_note, open_descriptor, parse_descriptors
 from veilpod.core.task.spec import needed
 from veilpod.core.tiers import check_promise
-from veilpod.errors import PeerFault, ProtocolViolation, Refused, VeilpodError
+from veilpod.errors import ProtocolViolation, Refused, VeilpodError
 from veilpod.ports import Onion, RendezvousPoint
 
 _BLIND_LOOKS = 3  # observations in a row in which a canary could not be looked at
@@ -92,15 +92,15 @@ class Life:
             except TimeoutError:
                 self.fail("DeadlineExceeded")
             except (VeilpodError, OSError, EOFError, ExceptionGroup) as error:
-                cause = _innermost(error)
-                self.fail(_code(cause, self.state.phase), peer=ServerIndex(cause.peer) if isinstance(cause, PeerFault) else None)
+                failure = failures.failure_of(error, self.state.phase)
+                self.fail(failure.code, peer=failure.peer)
             await self._settle()
 
     def fail(self, code: str, *, peer: ServerIndex | None = None) -> None:
         """The task is lost for this sandbox. Its channels can still be settled."""
         if not self.state.going:
             return
-        if code in _TOO_LATE and self._trouble and asyncio.get_running_loop().time() - self._trouble_at < _TROUBLE_SECONDS:
+        if code in failures.TOO_LATE and self._trouble and asyncio.get_running_loop().time() - self._trouble_at < _TROUBLE_SECONDS:
             code, peer = self._trouble, None  # who cannot hear is in no place to blame others
         self._move(state.failed(self.state, code))
         log.warning("sandbox.failed", extra={"code": code, "phase": self.state.phase.name})
@@ -265,8 +265,7 @@ class Life:
         if self.state.phase is Phase.RUNNING and self.state.going:
             self._reach(Phase.EXITED)
         self._control.emit("exited", ended.document())
-        if not ended.success:
-            raise Refused(_BY_ENDING.get(ended.how, "ProgramFailed"), f"the program ended: {ended.how}")
+        failures.check_ending(ended)
         return ended
 
     async def _finish(self, configuration: Configuration, own: Identity, mailbox: MailboxClient, ended: Exit) -> None:
@@ -344,32 +343,3 @@ class Life:
     def zeroised(self) -> None:
         """The keys are gone."""
         self._move(state.zeroised(self.state))
-
-
-_BY_PHASE = {
-    Phase.CONFIGURED: "MeetingTimeout",
-    Phase.READY: "MeetingTimeout",
-    Phase.OFFERED: "MeetingTimeout",
-    Phase.ACCEPTED: "StatementRefused",
-    Phase.PUBLISHED: "InputRefused",
-    Phase.VERIFIED: "ProgramFailed",
-    Phase.RUNNING: "ProgramFailed",
-    Phase.EXITED: "DeliveryFailed",
-}
-_BY_ENDING = {"Deadline": "ProgramTimeout", "NotStarted": "ProgramNotStarted", "NotConfined": "ProgramNotConfined"}
-_TOO_LATE = frozenset({"MeetingTimeout", "CeremonyTimeout", "PeerLost", "DeliveryFailed", "DeadlineExceeded"})
-_BY_REASON = dict.fromkeys(("CanaryReachable", "PeerUnreachable", "ProbeFailed"), "NetguardRefused")
-
-
-def _innermost(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
-def _code(error: BaseException, phase: Phase) -> str:
-    """The failure code of the vocabulary for whatever went wrong."""
-    reason = getattr(error, "reason", "")
-    reason = _BY_REASON.get(reason, reason)
-    log.warning("sandbox.error", extra={"error": type(error).__name__, "reason": reason})
-    return reason if reason in FAILURES else _BY_PHASE.get(phase, "SandboxLost")
