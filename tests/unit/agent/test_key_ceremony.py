@@ -94,7 +94,7 @@ async def test_who_falls_silent_is_named_by_the_others_and_blames_nobody(
     monkeypatch.setattr("veilpod.store.mailbox._HOLD_SECONDS", 0.05)
     group = Group(tmp_path, 3)
     group.silent = {(1, stage)}
-    first, silent, last = await group.hold(seconds=0.5)
+    first, silent, last = await group.hold(seconds=2)
     for end in (first, last):
         assert isinstance(end, PeerFault)
         assert (end.reason, end.peer) == ("CeremonyTimeout", 1)
