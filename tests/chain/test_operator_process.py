@@ -13,9 +13,10 @@ from tests.support.fake_apiserver import FakeApiServer
 from tests.support.fake_cluster import FakeCluster
 from tests.support.fences import put_fences
 
-from veilpod.core.kinds import SANDBOX_CLASSES
+from veilpod.core.kinds import ADMISSION_BINDINGS, ADMISSION_POLICIES, NAMESPACES, NETWORK_POLICIES, RUNTIME_CLASSES, SANDBOX_CLASSES
 
 pytestmark = pytest.mark.chain
+FENCES = (ADMISSION_BINDINGS, ADMISSION_POLICIES, NAMESPACES, NETWORK_POLICIES, RUNTIME_CLASSES)
 
 
 def free_port() -> int:
@@ -24,9 +25,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def until(port: int, path: str) -> None:
+async def until(port: int, path: str, word: str) -> None:
     async with asyncio.timeout(60):
-        while (await probe(port, path))[0] != 200:  # noqa: ASYNC110 - a probe is polled
+        while word not in (await probe(port, path))[1]:  # noqa: ASYNC110 - a probe is polled
             await asyncio.sleep(0.05)
 
 
@@ -60,10 +61,9 @@ async def test_the_operator_waits_for_its_chain_becomes_ready_and_ends_when_told
     }
     (tmp_path / "state").mkdir()
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    cluster_state = FakeCluster()
-    put_fences(cluster_state, "party-sandboxes")
-    cluster_state.put(SANDBOX_CLASSES, {"metadata": {"name": "standard"}, "spec": {"tier": "T0"}})
-    async with FakeApiServer(cluster_state, chunk=100).running() as server:
+    kubernetes = FakeCluster()
+    put_fences(kubernetes, "party-sandboxes")
+    async with FakeApiServer(kubernetes, chunk=100, more=FENCES).running() as server:
         cluster = {"clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.port}"}}], "current-context": "x"}
         cluster |= {"contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}], "users": [{"name": "u", "user": {"token": "t"}}]}
         (tmp_path / "kubeconfig").write_text(yaml.safe_dump(cluster))
@@ -73,13 +73,15 @@ async def test_the_operator_waits_for_its_chain_becomes_ready_and_ends_when_told
         serving = None
         try:
             async with asyncio.timeout(120):
-                await until(http, "healthz")
+                await until(http, "healthz", "ok")
                 assert await probe(http, "readyz") == (503, "the chain has not answered yet")
                 assert process.returncode is None, "a chain that is down is waited for"
 
                 # The chain comes up behind the address that was configured.
                 serving = await asyncio.start_server(lambda r, w: forward(r, w, anvil.port), "127.0.0.1", late)
-                await until(http, "readyz")
+                await until(http, "readyz", "this cluster offers no SandboxClass")
+                kubernetes.put(SANDBOX_CLASSES, {"metadata": {"name": "standard"}, "spec": {"tier": "T0"}})
+                await until(http, "readyz", "ok")
                 assert "veilpod_queue_oldest_seconds" in (await probe(http, "metrics"))[1]
                 process.send_signal(signal.SIGTERM)
                 assert await process.wait() == 0

@@ -6,24 +6,24 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from aiohttp import web
 from tests.support.fake_cluster import FakeCluster
 
-from veilpod.core.kinds import ADMISSION_BINDINGS, ADMISSION_POLICIES, NAMESPACES, NETWORK_POLICIES, OWN_KINDS, PODS, RUNTIME_CLASSES, Kind
+from veilpod.core.kinds import NAMESPACES, OWN_KINDS, PODS, Kind
 from veilpod.errors import ClusterUnavailable
 
-SERVED = (*OWN_KINDS.values(), PODS, NAMESPACES, NETWORK_POLICIES, ADMISSION_POLICIES, ADMISSION_BINDINGS, RUNTIME_CLASSES)
+SERVED = (*OWN_KINDS.values(), PODS)
 Hiccup = tuple[int, str, dict[str, str]]
 
 
 class FakeApiServer:
-    """Serves one FakeCluster."""
+    """Serves one FakeCluster: our own kinds, pods, and `more`."""
 
-    def __init__(self, cluster: FakeCluster, *, chunk: int = 2) -> None:
-        self.cluster, self.chunk = cluster, chunk
+    def __init__(self, cluster: FakeCluster, *, chunk: int = 2, more: Sequence[Kind] = ()) -> None:
+        self.cluster, self.chunk, self._kinds = cluster, chunk, (*SERVED, *more)
         self.hiccups: list[Hiccup] = []
         self.requests: list[tuple[str, str, dict[str, str], Any]] = []
         self.tokens: set[str] = set()
@@ -53,7 +53,7 @@ class FakeApiServer:
         discovered = _discovery(request.path)
         if discovered is not None:
             return web.json_response(discovered)
-        found = _resolve(request.path)
+        found = _resolve(request.path, self._kinds)
         if found is None:
             return web.Response(status=404, text="404 page not found")
         kind, namespace, name, sub = found
@@ -114,8 +114,8 @@ class FakeApiServer:
         return response
 
 
-def _resolve(path: str) -> tuple[Kind, str, str, str] | None:
-    for kind in SERVED:
+def _resolve(path: str, kinds: Sequence[Kind]) -> tuple[Kind, str, str, str] | None:
+    for kind in kinds:
         root = f"/apis/{kind.group}/{kind.version}/" if kind.group else f"/api/{kind.version}/"
         if not path.startswith(root):
             continue
@@ -131,6 +131,7 @@ def _resolve(path: str) -> tuple[Kind, str, str, str] | None:
 
 # kopf wants to know of these, and asks for none of their objects.
 _BACKBONE = (
+    NAMESPACES,
     Kind(group="", version="v1", plural="events", name="Event"),
     Kind(group="apiextensions.k8s.io", version="v1", plural="customresourcedefinitions", name="CustomResourceDefinition", namespaced=False),
 )

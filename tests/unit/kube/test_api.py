@@ -7,7 +7,7 @@ import pytest
 from tests.support.fake_apiserver import FakeApiServer
 from tests.support.fake_cluster import FakeCluster
 
-from veilpod.core.kinds import COMPUTE_TASKS, PODS, Kind
+from veilpod.core.kinds import COMPUTE_TASKS, NETWORK_POLICIES, PODS
 from veilpod.errors import ClusterUnavailable, InvalidInput, Refused
 from veilpod.kube.api import KubeApi
 from veilpod.kube.connection import Connection, from_kubeconfig
@@ -42,7 +42,7 @@ async def test_not_found_is_believed_only_about_the_name_that_was_asked_for(serv
 async def test_a_kind_that_is_not_served_is_no_empty_list(served):
     _, _, api = served
     with pytest.raises(ClusterUnavailable):
-        await api.list_all(Kind(group="other.example", version="v1", plural="things", name="Thing"), namespace=NS)
+        await api.list_all(NETWORK_POLICIES, namespace=NS)
 
 
 @pytest.mark.parametrize(
