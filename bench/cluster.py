@@ -8,14 +8,13 @@ store's order to the agent's word that the plaintext is verified and in its plac
 """
 
 import argparse
-import contextlib
 import dataclasses
 import os
 import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from demo import cluster as stage
 from demo import images
@@ -23,7 +22,7 @@ from demo import images
 from bench.report import Row, write
 from bench.usage import cgroup, cpu_seconds, machine_seconds
 from bench.world import SIZE, Delivery, World, driving, install
-from localcluster import layout, lifecycle, progress
+from localcluster import layout, progress
 
 ROUNDS = 3
 WHOLE_CORE = 1000  # millis for the agent, where the product gives fewer
@@ -100,28 +99,12 @@ def measure(where: stage.Cluster) -> list[Row]:
     return rows(rounds)
 
 
-@contextlib.contextmanager
-def fresh() -> Iterator[stage.Cluster]:
-    """A local cluster for a block of code, taken down however that ends. Who reads of a failure finds the logs."""
-    name, failed = f"bench-{os.getpid()}", False
-    try:
-        progress.say("The cluster")
-        yield stage.local(name)
-    except progress.Failure:
-        failed = True
-        raise
-    finally:
-        for each in (signal.SIGINT, signal.SIGTERM):  # impatience must not leave half a cluster
-            signal.signal(each, signal.SIG_IGN)
-        lifecycle.down(name, keep_logs=failed)
-
-
 def main() -> int:
     """Build, measure, take down, print, write build/bench/cluster.json."""
     argparse.ArgumentParser(prog="bench.cluster", description=__doc__).parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     begin = time.monotonic()
-    with fresh() as where:
+    with stage.fresh(f"bench-{os.getpid()}") as where:
         found = measure(where)
     progress.say(f"\n{ROUNDS} rounds, {time.monotonic() - begin:.0f} s in all")
     write("cluster", found)
@@ -129,7 +112,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        progress.run(main)
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+    progress.run(main)

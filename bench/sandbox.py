@@ -30,10 +30,10 @@ from typing import Any
 
 os.environ["VEILPOD_STAGE"] = "bench-sandbox"  # keys and values of the demo's stage go to a folder of their own
 
+from demo import cluster as clusters
 from demo import parties
 
 from bench import audit, moments, usage
-from bench.cluster import fresh
 from bench.market import JOBS, WORK, Market, open_market
 from bench.moments import APPLIED, DELETED, Moments
 from bench.ranks import quantile
@@ -230,7 +230,7 @@ def main() -> int:
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     begin = time.monotonic()
-    with fresh() as where:
+    with clusters.fresh(f"bench-{os.getpid()}") as where:
         market = open_market(where)
         paths = [moments.TASKS.format(parties.REQUESTER.name), moments.JOBS.format(JOBS)]
         paths += [moments.ASSIGNMENTS.format(server.name) for server in parties.SERVERS]
@@ -252,7 +252,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        progress.run(main)
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+    progress.run(main)

@@ -1,10 +1,13 @@
 """The cluster that the demo plays on: our local one, or the one the kubeconfig names."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import shutil
+import signal
 import subprocess
+from collections.abc import Iterator
 from typing import Any
 
 from demo.parties import ROOT
@@ -62,6 +65,24 @@ def local(name: str) -> Cluster:
     kubeconfig = lifecycle.up(name)
     path = os.pathsep.join([str(layout.BUILD / "bin"), str(ROOT / ".venv" / "bin"), os.environ["PATH"]])
     return Cluster(name=name, environment=os.environ | {"KUBECONFIG": str(kubeconfig), "PATH": path})
+
+
+@contextlib.contextmanager
+def fresh(name: str) -> Iterator[Cluster]:
+    """A local cluster for a block of code, taken down however that ends. Who reads of a failure finds the logs."""
+    from localcluster import lifecycle
+
+    failed = False
+    try:
+        progress.say("The cluster")
+        yield local(name)
+    except Exception:
+        failed = True
+        raise
+    finally:
+        for each in (signal.SIGINT, signal.SIGTERM):  # impatience must not leave half a cluster
+            signal.signal(each, signal.SIG_IGN)
+        lifecycle.down(name, keep_logs=failed)
 
 
 def current() -> Cluster:

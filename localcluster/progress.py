@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -66,12 +67,14 @@ def complain(failure: Failure) -> None:
 
 
 def run(main: Callable[[], int]) -> NoReturn:
-    """End the process with what `main` returns; with 1 and the failure in words when it raises one."""
+    """End the process with what `main` returns; with 1 and the failure in words when it raises one, with 130 when it is interrupted."""
     try:
         sys.exit(main())
     except Failure as failure:
         complain(failure)
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
 
 
 def tail(path: pathlib.Path, lines: int = TAIL_LINES) -> list[str]:

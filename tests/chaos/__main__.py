@@ -26,7 +26,7 @@ from demo import chain, parties, pods
 from demo import cluster as clusters
 from demo import stage as setting
 
-from localcluster import lifecycle, progress, waiting
+from localcluster import progress, waiting
 from tests.chaos import leftovers, small
 from tests.chaos.leftovers import Leftovers
 from tests.chaos.points import PERIOD, Points
@@ -131,19 +131,14 @@ def _channels_open(stage: setting.Stage) -> list[str]:
 @contextlib.contextmanager
 def fresh() -> Iterator[setting.Stage]:
     """The demo's strangers on a local cluster of our own, taken down however this ends. Who reads of a failure finds the logs."""
-    failed = True
     try:
-        progress.say("The cluster")
-        stage = setting.prepare(clusters.local(NAME))
-        with progress.step(f"servers of {CAPACITY} sandboxes each"):
-            small.offer(stage)
-            playing.reconfigure(stage, capacity=CAPACITY)
-        yield stage
-        failed = False
+        with clusters.fresh(NAME) as cluster:
+            stage = setting.prepare(cluster)
+            with progress.step(f"servers of {CAPACITY} sandboxes each"):
+                small.offer(stage)
+                playing.reconfigure(stage, capacity=CAPACITY)
+            yield stage
     finally:
-        for each in (signal.SIGINT, signal.SIGTERM):  # impatience must not leave half a cluster
-            signal.signal(each, signal.SIG_IGN)
-        lifecycle.down(NAME, keep_logs=failed)
         shutil.rmtree(parties.WORK, ignore_errors=True)
 
 
@@ -157,8 +152,6 @@ def _watched(stage: setting.Stage) -> Iterator[pathlib.Path]:
 if __name__ == "__main__":
     try:
         progress.run(main)
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
     except AssertionError as error:
         progress.complain(progress.Failure(str(error)))
         sys.exit(1)

@@ -94,9 +94,9 @@ def test_a_policy_that_an_admin_takes_away_ends_every_sandbox_behind_it(stage: S
         denied = [c for item in ours for c in item["status"]["conditions"] if c["type"] == "HostAccessDenied"]
         assert {(c["status"], c["reason"]) for c in denied} == {("False", "PolicyMissing")}
         assert all("veilpod-sandbox-access; what to do:" in c["message"] for c in denied)
-        # Who hears of it late may lose its peers first.
+        # Who hears of it late may lose its peers first, and its program with them.
         codes = {item["status"]["failure"]["code"] for item in ours}
-        assert "PolicyMissing" in codes <= {"PolicyMissing", "PeerLost"}
+        assert "PolicyMissing" in codes <= {"PolicyMissing", "PeerLost", "ProgramFailed"}
     playing.forget(stage, "unsealed")
 
 

@@ -27,7 +27,7 @@ from veilpod.core.agent_messages import (
     parse_published,
 )
 from veilpod.core.canonical import from_hex, to_hex
-from veilpod.core.ceremony.words import parse_post
+from veilpod.core.ceremony.words import Ceremony, parse_post
 from veilpod.core.channel.state import order
 from veilpod.core.ids import Address, PodUid, ServerIndex, TaskId
 from veilpod.core.keys import SigningKey
@@ -153,7 +153,7 @@ class ScriptedAgent:
                     self._offers = found
                     break
             await asyncio.sleep(0.02)
-        which = ceremony.ceremony_of(configuration, self._offers)
+        which = Ceremony.of(configuration.task, self._offers)
         try:
             self.group = await ceremony.make_key(self, which, index=configuration.index, signing=self.signing, seconds=30)
         except PeerFault as fault:

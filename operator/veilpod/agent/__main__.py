@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from veilpod.agent import hardening, netguard
 from veilpod.agent.first_look import FirstLook
 from veilpod.agent.settings import Settings
+from veilpod.core.canary import NODE_VARIABLE
 from veilpod.core.tiers import tier_on
 from veilpod.errors import InvalidInput, Refused
 from veilpod.net import logs
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from veilpod.ports import Onion
 
 TERMINATION_LOG = pathlib.Path("/dev/termination-log")
-NODE_ADDRESSES = "VEILPOD_NODE"  # the environment variable that the pod's manifest fills from status.hostIPs
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         ready=ready,
         operator_cert=options.operator_cert,
         allow=tuple(netguard.parse_endpoints(options.allow)),
-        canaries=netguard.parse_canaries(options.canary, os.environ.get(NODE_ADDRESSES, "")),
+        canaries=netguard.parse_canaries(options.canary, os.environ.get(NODE_VARIABLE, "")),
         netguard_seconds=options.netguard_seconds,
     )
 

@@ -7,7 +7,6 @@ mailbox can withhold and no more: what it shows is signed, and evidence is judge
 import asyncio
 import logging
 import os
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 from veilpod.core.agent_messages import Configuration
@@ -19,9 +18,8 @@ from veilpod.core.ceremony.words import Ceremony, Post, Received, parse_received
 from veilpod.core.fields import Fields
 from veilpod.core.ids import ServerIndex
 from veilpod.core.keys import SigningKey
-from veilpod.core.meeting import MAX_SERVERS, Offer
+from veilpod.core.meeting import MAX_SERVERS
 from veilpod.core.sealing import HybridPrivateKey
-from veilpod.core.typed_data import statements_hash
 from veilpod.errors import PeerFault, PeerUnavailable, ProtocolViolation, Refused
 from veilpod.net.pauses import pauses
 
@@ -34,15 +32,6 @@ class Asks(Protocol):
     """What the ceremony needs of a mailbox client."""
 
     async def ask(self, op: str, args: dict[str, Any], *, seconds: float) -> dict[str, Any]: ...
-
-
-def ceremony_of(configuration: Configuration, offers: Sequence[Offer]) -> Ceremony:
-    """The ceremony that follows from everybody's offer, all of them verified."""
-    return Ceremony(
-        task=configuration.task,
-        statements=statements_hash([offer.statement.digest for offer in offers]),
-        signers=tuple(offer.statement.signing_key for offer in offers),
-    )
 
 
 def patience(configuration: Configuration) -> float:

@@ -24,6 +24,7 @@ from veilpod.agent.settings import Settings
 from veilpod.agent.state import Phase, State
 from veilpod.agent.told import Told
 from veilpod.core.agent_messages import Configuration, Exit, Failed, Flushed, Published
+from veilpod.core.ceremony.words import Ceremony
 from veilpod.core.ids import ServerIndex
 from veilpod.core.meeting import Descriptor, ForPeer, ForStore, Offer, make_note, open_descriptor, parse_descriptors
 from veilpod.core.task.spec import needed
@@ -188,7 +189,7 @@ class Life:
                 own.join(
                     await ceremony.make_key(
                         mailbox,
-                        ceremony.ceremony_of(configuration, self.offers),
+                        Ceremony.of(configuration.task, self.offers),
                         index=configuration.index,
                         signing=own.signing,
                         seconds=ceremony.patience(configuration),

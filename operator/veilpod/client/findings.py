@@ -147,53 +147,44 @@ def rights(missing: Sequence[str]) -> Finding:
     )
 
 
+# What each observation of the network means when it was not made, the first one first.
+_NETWORK = (
+    ("before", "fail", "pods cannot reach each other", "the network is broken before any policy: mend the CNI"),
+    (
+        "denied",
+        "fail",
+        "not enforced: a default-deny policy blocked nothing in time",
+        "install a CNI that enforces NetworkPolicy (Calico, Cilium, Antrea, kube-router, ...)",
+    ),
+    (
+        "canary",
+        "fail",
+        "half enforced: pods are fenced from each other, the API server stays reachable",
+        "the CNI must apply egress policy to traffic to Services and the API server, too",
+    ),
+    (
+        "dns",
+        "fail",
+        "half enforced: the cluster's name server answers over UDP, which carries data out",
+        "the CNI must apply egress policy to UDP and to node-local name servers, too",
+    ),
+    ("allowed", "fail", "an allowed connection stays blocked", "the CNI does not honour podSelector with a port"),
+    (
+        "node",
+        "warn",
+        "enforced, but a pod reaches its own node, as NetworkPolicy allows: a class with the canary node:10250 is refused",
+        "close pods' way to their node in the CNI, or take that canary out of the SandboxClass, knowing what it leaves open",
+    ),
+)
+
+
 def network(family: str, seen: Mapping[str, bool | None]) -> Finding:
     """The observations of the network probes: before, denied, canary, dns, node, allowed (see `probes`)."""
     check = f"NetworkPolicy, {family}"
-    if not seen["before"]:
-        return Finding(
-            check=check,
-            verdict="fail",
-            found="pods cannot reach each other",
-            remedy="the network is broken before any policy: mend the CNI",
-        )
-    if not seen["denied"]:
-        return Finding(
-            check=check,
-            verdict="fail",
-            found="not enforced: a default-deny policy blocked nothing in time",
-            remedy="install a CNI that enforces NetworkPolicy (Calico, Cilium, Antrea, kube-router, ...)",
-        )
-    if not seen["canary"]:
-        return Finding(
-            check=check,
-            verdict="fail",
-            found="half enforced: pods are fenced from each other, the API server stays reachable",
-            remedy="the CNI must apply egress policy to traffic to Services and the API server, too",
-        )
-    if not seen["dns"]:
-        return Finding(
-            check=check,
-            verdict="fail",
-            found="half enforced: the cluster's name server answers over UDP, which carries data out",
-            remedy="the CNI must apply egress policy to UDP and to node-local name servers, too",
-        )
-    if not seen["allowed"]:
-        return Finding(
-            check=check,
-            verdict="fail",
-            found="an allowed connection stays blocked",
-            remedy="the CNI does not honour podSelector with a port",
-        )
-    if not seen["node"]:
-        return Finding(
-            check=check,
-            verdict="warn",
-            found="enforced, but a pod reaches its own node, as NetworkPolicy allows: a class with the canary node:10250 is refused",
-            remedy="close pods' way to their node in the CNI, or take that canary out of the SandboxClass, knowing what it leaves open",
-        )
-    found = "enforced: allowed reaches, denied does not, API server, DNS and node are fenced off"
-    return Finding(check=check, verdict="pass", found=found)
+    for name, verdict, found, remedy in _NETWORK:
+        if not seen[name]:
+            return Finding(check=check, verdict=verdict, found=found, remedy=remedy)
+    return Finding(check=check, verdict="pass", found="enforced: allowed reaches, denied does not, API server, DNS and node are fenced off")
 
 
 def skipped(check: str, why: str, remedy: str) -> Finding:

@@ -19,6 +19,7 @@ from typing import Any
 from veilpod.client import findings
 from veilpod.client.findings import Finding
 from veilpod.client.kubectl import Kubectl
+from veilpod.core.task.pods import STUCK
 from veilpod.errors import ClusterUnavailable
 
 PORT = 8080
@@ -175,14 +176,7 @@ async def _addresses(kubectl: Kubectl, name: str) -> dict[int, str]:
 def _stuck(status: dict[str, Any]) -> str:
     for container in status.get("containerStatuses", []):
         reason = container.get("state", {}).get("waiting", {}).get("reason", "")
-        if reason in (
-            "ErrImagePull",
-            "ImagePullBackOff",
-            "InvalidImageName",
-            "CreateContainerConfigError",
-            "CreateContainerError",
-            "ErrImageNeverPull",
-        ):
+        if reason in STUCK:
             return str(reason)
     return ""
 

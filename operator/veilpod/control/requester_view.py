@@ -25,7 +25,7 @@ from veilpod.core.task import candidates, manifest
 from veilpod.core.task import spec as specs
 from veilpod.core.task.facts import Failure
 from veilpod.core.task.snapshot import CeremonySeen, Delivered, Intent, MailboxSeen, Publication, Refusal, Seen, TaskSnapshot, Unknown
-from veilpod.core.typed_data import Domain, statements_hash
+from veilpod.core.typed_data import Domain
 from veilpod.errors import InvalidInput, ProtocolViolation, Refused
 
 log = logging.getLogger(__name__)
@@ -169,7 +169,7 @@ class View:
         publication = ceremony = None
         if task.phase in (TaskPhase.ASSIGNED, TaskPhase.CLOSED) and not task.published_key and 0 < len(good) == len(owners):
             report, acceptances = await together(self._mailbox.ceremony(task.id), self._mailbox.acceptances(task.id))
-            which = _ceremony_of(task.id, good)
+            which = Ceremony.of(task.id, good.values())
             publication = _publication(self.domain, which, good, owners, report, acceptances)
             ceremony = None if publication else _ceremony_seen(which, report)
         told = [note for note in notes if note.index in good and _note_holds(note, good[note.index].statement.signing_key)]
@@ -205,15 +205,6 @@ class View:
     async def _read_channels(self, task: ChainTask, spec: specs.TaskSpec, memory: Memory) -> tuple[ChainChannel, ...]:
         memory.channels = specs.channels_of(task.requester, spec, await self.owners(task, memory))
         return tuple(await together(*(self._context.reader.channel(channel) for channel in memory.channels)))
-
-
-def _ceremony_of(task: TaskId, offers: Mapping[ServerIndex, meeting.Offer]) -> Ceremony:
-    statements = [offer.statement for _, offer in sorted(offers.items())]
-    return Ceremony(
-        task=task,
-        statements=statements_hash([statement.digest for statement in statements]),
-        signers=tuple(statement.signing_key for statement in statements),
-    )
 
 
 def _ceremony_seen(ceremony: Ceremony, report: CeremonyReport) -> CeremonySeen | None:

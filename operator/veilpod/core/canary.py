@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from veilpod.errors import InvalidInput
 
 NODE = "node"
+NODE_VARIABLE = "VEILPOD_NODE"  # of the environment: the pod's manifest fills it with the node's addresses, with commas between
 PROTOCOLS = ("tcp", "udp")
 
 

@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from veilpod.core.canary import NODE, parse_canary
+from veilpod.core.canary import NODE, NODE_VARIABLE, parse_canary
 from veilpod.core.canonical import to_hex
 from veilpod.core.ids import ServerIndex, TaskId
 from veilpod.core.sandbox_class import SandboxClass, to_millis
@@ -220,7 +220,7 @@ def _told_its_node(guard: Sequence[str]) -> dict[str, Any]:
     """P12: the address of the pod's own node, for who has to find it out of reach. Kubernetes gives it as an environment variable only."""
     if not any(parse_canary(text).host == NODE for text in guard[guard.index("--canary") + 1 :]):
         return {}
-    return {"env": [{"name": "VEILPOD_NODE", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.hostIPs"}}}]}
+    return {"env": [{"name": NODE_VARIABLE, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.hostIPs"}}}]}
 
 
 def _seal(image: str, sizes: _Sizes, pull_policy: str) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from veilpod.core import meeting
 from veilpod.core.ceremony.words import Ceremony
 from veilpod.core.ids import Address, ServerIndex
 from veilpod.core.store_messages import TaskTerms, parse_terms
-from veilpod.core.typed_data import statements_hash
 from veilpod.errors import ProtocolViolation, Refused
 from veilpod.store import files
 from veilpod.store.bulletin import Bulletin
@@ -40,12 +39,7 @@ class Box:
         if not self.complete:
             raise Refused("OffersMissing", "the key is made for the statements of all servers, and some are missing")
         if self._ceremony is None:
-            statements = [offer.statement for _, offer in sorted(self.offers.items())]
-            self._ceremony = Ceremony(
-                task=self.terms.task,
-                statements=statements_hash([statement.digest for statement in statements]),
-                signers=tuple(statement.signing_key for statement in statements),
-            )
+            self._ceremony = Ceremony.of(self.terms.task, self.offers.values())
         return self._ceremony
 
     def task_key(self) -> Address:

@@ -11,14 +11,16 @@ shown to anybody as evidence, without what it carried for others.
 import dataclasses
 import enum
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Self
 
 from veilpod.core.canonical import tagged_digest, to_hex
 from veilpod.core.fields import Fields, address_bytes
 from veilpod.core.ids import Address, ServerIndex, TaskId
 from veilpod.core.keys import SIGNATURE_BYTES, SigningKey, recover
+from veilpod.core.meeting import Offer
 from veilpod.core.sealing import HYBRID_PUBLIC_BYTES, check_hybrid_public
+from veilpod.core.typed_data import statements_hash
 from veilpod.errors import InvalidInput, ProtocolViolation
 
 MAX_MEMBERS = 16
@@ -40,6 +42,16 @@ class Ceremony:
     task: TaskId
     statements: bytes  # statementsHash, 32 bytes
     signers: tuple[Address, ...]
+
+    @classmethod
+    def of(cls, task: TaskId, offers: Iterable[Offer]) -> Self:
+        """The ceremony that follows from everybody's offer, all of them verified."""
+        statements = sorted((offer.statement for offer in offers), key=lambda statement: statement.index)
+        return cls(
+            task=task,
+            statements=statements_hash([statement.digest for statement in statements]),
+            signers=tuple(statement.signing_key for statement in statements),
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
