@@ -1,16 +1,18 @@
 """One requester and three computing servers live through whole tasks: real operators and a real chain, clusters in memory."""
 
 import asyncio
+import dataclasses
 
 import pytest
 from tests.support.fake_cluster import true_conditions
-from tests.support.operators import World, world
+from tests.support.operators import AGENT_IMAGE, World, world
 
 from veilpod.control import compute_view
 from veilpod.core.canonical import from_hex
 from veilpod.core.entities import ChannelPhase
 from veilpod.core.ids import ChannelId
 from veilpod.core.kinds import ADMISSION_POLICIES, COMPUTE_TASKS, PODS, SANDBOX_CLASSES, STATE_CHANNELS, TASK_ASSIGNMENTS
+from veilpod.core.task.pods import image_digest
 
 pytestmark = pytest.mark.chain
 
@@ -90,6 +92,21 @@ async def test_a_sandbox_that_lies_in_the_key_ceremony_is_named_and_the_task_ref
         told = [server.objects(TASK_ASSIGNMENTS) for server in w.servers]
         messages = [c["message"] for found in told for item in found for c in item["status"]["conditions"] if c["type"] == "Failed"]
         assert any("by server 1" in message for message in messages)
+
+
+async def test_operators_upgraded_under_sandboxes_vouch_for_the_agents_that_run_in_them(anvil, tmp_path):
+    async with world(anvil, tmp_path) as w:
+        w.network.may_connect = False
+        w.apply()
+        await w.until(lambda: all(server.kubelet.created for server in w.servers))
+        for server in w.servers:
+            await server.stop()
+            server.config = dataclasses.replace(server.config, images={"agent": "registry/agent@sha256:" + "b" * 64})
+            await server.start()
+        w.network.may_connect = True
+        await w.until_true("Settled")
+        assert w.task()["status"]["phase"] == "Settled"
+        assert {agent.statement.agent_image for agent in w.network.agents.values()} == {image_digest(AGENT_IMAGE)}
 
 
 async def test_losing_the_quorum_stops_the_hub_that_would_wait_in_vain(anvil, tmp_path):

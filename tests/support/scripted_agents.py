@@ -56,6 +56,7 @@ class Network:
         self.may_exit.set()
         self.may_end = asyncio.Event()  # between the last transfer and the end of a program
         self.may_end.set()
+        self.may_connect = True  # whether operators reach agents
         self.lose_channel_messages = False
         self.liar: int | None = None  # server whose sandbox breaks the key ceremony
         self.fail: dict[int, str] = {}  # server index -> failure code, instead of computing
@@ -63,7 +64,7 @@ class Network:
     async def connect(self, host: str, port: int, *, pinned_tls_key: bytes | None = None) -> "ScriptedLink":
         """A context.Connector."""
         agent = self.by_host.get(host)
-        if agent is None or agent.dead:
+        if agent is None or agent.dead or not self.may_connect:
             await asyncio.sleep(0.05)
             raise PeerUnavailable("nobody answers")
         if pinned_tls_key not in (None, agent.tls_key):
@@ -82,7 +83,7 @@ class ScriptedAgent:
         self.changed = asyncio.Event()
         self.log: list[str] = []
         self._configuration: Configuration | None = None
-        self._statement: Statement | None = None
+        self.statement: Statement | None = None
         self._offers: list[Offer] = []
         self.group: SigningKey | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -111,7 +112,7 @@ class ScriptedAgent:
             return
         self._configuration = configuration
         self._network.agents[configuration.task, configuration.index] = self
-        self._statement = Statement(
+        self.statement = Statement(
             task=configuration.task,
             index=configuration.index,
             incarnation=configuration.incarnation,
@@ -134,16 +135,16 @@ class ScriptedAgent:
         self.emit("ready", {})
 
     async def _on_statement(self, args: dict[str, Any]) -> dict[str, Any]:
-        assert self._statement
-        return {"statement": self._statement.document(), "signature": to_hex(sign_statement(self._statement, self.signing))}
+        assert self.statement
+        return {"statement": self.statement.document(), "signature": to_hex(sign_statement(self.statement, self.signing))}
 
     async def _on_offer(self, args: dict[str, Any]) -> None:
         if "offer" not in self.log[:-1]:  # an operator that died repeats it; who met twice would break the ceremony
             self._later(self._meet(from_hex(args["serverSignature"], 65)))
 
     async def _meet(self, signature: bytes) -> None:
-        assert self._statement
-        configuration, statement = self._told, self._statement
+        assert self.statement
+        configuration, statement = self._told, self.statement
         offer = Offer(statement=statement, signature=sign_statement(statement, self.signing), server_signature=signature)
         while not self._offers:
             with contextlib.suppress(Refused):  # not announced yet

@@ -30,7 +30,7 @@ from veilpod.core.statement import Statement, parse_statement, statement_nonce, 
 from veilpod.core.task import spec as specs
 from veilpod.core.task.facts import Facts, PodRecord
 from veilpod.core.task.pods import INTENT_ANNOTATION, image_digest, read_pod
-from veilpod.core.task.snapshot import Refusal, ServerSnapshot, Unknown
+from veilpod.core.task.snapshot import PodSeen, Refusal, ServerSnapshot, Unknown
 from veilpod.core.tiers import reaches
 from veilpod.core.typed_data import Domain, sandbox_key_digest, statements_hash
 from veilpod.errors import ClusterUnavailable, ProtocolViolation, Refused, Transient
@@ -119,11 +119,11 @@ class Sandboxes:
             log.warning("sandbox.directory_refused", extra={"object": assignment.name, "reason": error.reason})
 
     async def _configuration(self, assignment: Assignment, task: ChainTask, facts: Facts, uid: PodUid) -> Configuration:
-        spec, reader, config = honoured(assignment), self._context.reader, self._context.config
-        offered = _offered(assignment)
-        mailbox, owners, directory, policies, *stores = await together(
+        spec, reader, offered = honoured(assignment), self._context.reader, _offered(assignment)
+        mailbox, owners, pod, directory, policies, *stores = await together(
             reader.node(spec.result.mailbox),
             self._view.owners(assignment.task),
+            self._live(assignment, facts, uid),
             relay_directory(self._context),
             observe_policies(self._context, deny_host_access=offered.deny_host_access),
             *(reader.node(node) for node in sorted({item.node for item in spec.inputs if item.to == assignment.index})),
@@ -143,7 +143,7 @@ class Sandboxes:
             tier=offered.tier,
             host_access_denied=offered.deny_host_access,
             confinement_required=offered.confinement_required,
-            agent_image=image_digest(config.images["agent"]),
+            agent_image=pod.agent_image,
             program_image=image_digest(spec.program.image),
             nonce=statement_nonce(task=task.id, pod_uid=uid, incarnation=facts.incarnation, server=self._context.writer.address),
             domain=self._domain,
@@ -175,19 +175,18 @@ class Sandboxes:
     async def _check_statement(self, assignment: Assignment, statement: Statement, facts: Facts, uid: PodUid, tls_key: bytes) -> None:
         """Compare what the sandbox says of itself with what the API server holds. Raises ProtocolViolation, or Transient."""
         offered, spec = _offered(assignment), honoured(assignment)
-        policies, pods = await together(
-            observe_policies(self._context, deny_host_access=offered.deny_host_access), self._view.pods(assignment.name, facts)
+        policies, live = await together(
+            observe_policies(self._context, deny_host_access=offered.deny_host_access), self._live(assignment, facts, uid)
         )
-        live = next((pod for pod in pods if pod.uid == uid and not pod.deleting), None)
-        if live is None or policies.missing:
-            raise ClusterUnavailable("the sandbox or its fences changed while its statement was checked")
+        if policies.missing:
+            raise ClusterUnavailable("the fences changed while the sandbox's statement was checked")
         nonce = statement_nonce(task=assignment.task, pod_uid=uid, incarnation=facts.incarnation, server=self._context.writer.address)
         said = (
             ("task", statement.task, assignment.task),
             ("index", statement.index, assignment.index),
             ("incarnation", statement.incarnation, facts.incarnation),
             ("podUid", statement.pod_uid, uid),
-            ("agentImage", statement.agent_image, image_digest(self._context.config.images["agent"])),
+            ("agentImage", statement.agent_image, live.agent_image),
             ("programImage", statement.program_image, image_digest(spec.program.image)),
             ("tlsKey", statement.tls_key, tls_key),
             ("policyHash", statement.policy_hash, policies.digest),
@@ -200,6 +199,13 @@ class Sandboxes:
         if wrong or live.images_match is not True:
             what = ", ".join(wrong) or "imageID"
             raise ProtocolViolation("StatementRefused", f"the statement does not agree with the API server: {what}", party="agent")
+
+    async def _live(self, assignment: Assignment, facts: Facts, uid: PodUid) -> PodSeen:
+        """The pod as the API server has it now. Its images are what it was made with: the operator may have been upgraded since."""
+        for pod in await self._view.pods(assignment.name, facts):
+            if pod.uid == uid and not pod.deleting:
+                return pod
+        raise ClusterUnavailable("the sandbox is going")
 
     async def sign_sandbox_key(self, assignment: Assignment, facts: Facts) -> None:
         meeting, spec = facts.agent.meeting, honoured(assignment)

@@ -48,6 +48,7 @@ def read_pod(pod: Mapping[str, Any], *, nonce: str, now: float) -> PodSeen:
         terminated=terminated,
         kubelet_done=deleting and metadata.get("deletionGracePeriodSeconds") == 0,
         finalizer=FINALIZER in metadata.get("finalizers", []),
+        agent_image=next((image_digest(item["image"]) for item in _containers(pod) if item["name"] == AGENT), ""),
         images_match=_images_match(pod),
         restarted=any(item.get("restartCount", 0) > 0 for item in _statuses(pod)),
         ended=status.get("phase") in ("Failed", "Succeeded"),

@@ -119,6 +119,7 @@ class PodSeen:
     terminated: bool = False  # the kubelet reports every container, init ones too, terminated
     kubelet_done: bool = False  # deletionGracePeriodSeconds is 0: the kubelet's own final delete
     finalizer: bool = True
+    agent_image: str = ""  # the digest that its specification names
     images_match: bool | None = None  # None: the kubelet has not told the imageIDs yet
     restarted: bool = False  # a container came back: its keys did not
     ended: bool = False  # phase Failed or Succeeded
