@@ -5,10 +5,12 @@ kubelet then reports the digest in `status.containerStatuses[].imageID`.
 """
 
 import contextlib
+import json
 import pathlib
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 from localcluster import layout, oci, progress
 
@@ -33,6 +35,12 @@ def load(pid: int, *archives: pathlib.Path) -> dict[str, str]:
         # would try to pull.
         _ctr(pid, "images", "tag", "--force", reference, digested)
     return {name: digested for pairs in named.values() for name, digested in pairs.items()}
+
+
+def manifest(pid: int, digest: str) -> dict[str, Any]:
+    """Return an image's manifest."""
+    parsed: dict[str, Any] = json.loads(_ctr(pid, "content", "get", digest))
+    return parsed
 
 
 def by_digest(reference: str, digest: str) -> str:

@@ -70,11 +70,21 @@ def write_static(archive: pathlib.Path, reference: str, program: pathlib.Path, c
     }
     layers = [add(gzip.compress(layer, mtime=0), _LAYER + "+gzip")]
     manifest = {"schemaVersion": 2, "mediaType": _MANIFEST, "config": add(json.dumps(config).encode(), _CONFIG), "layers": layers}
-    entry = add(json.dumps(manifest).encode(), _MANIFEST) | {"annotations": {REFERENCE: reference}}
-    blobs[_INDEX] = json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode()
-    blobs[_LAYOUT] = b'{"imageLayoutVersion": "1.0.0"}'
+    write(archive, reference, manifest, blobs)
+
+
+def write(archive: pathlib.Path, reference: str, manifest: dict[str, Any], blobs: dict[str, bytes]) -> None:
+    """Write an image of this manifest. `blobs`: path -> content of what the manifest names, as far as the reader has not got it already."""
+    data = json.dumps(manifest).encode()
+    digest = hashlib.sha256(data).hexdigest()
+    entry = {"mediaType": _MANIFEST, "digest": f"sha256:{digest}", "size": len(data), "annotations": {REFERENCE: reference}}
+    files = blobs | {
+        f"blobs/sha256/{digest}": data,
+        _INDEX: json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode(),
+        _LAYOUT: b'{"imageLayoutVersion": "1.0.0"}',
+    }
     archive.parent.mkdir(parents=True, exist_ok=True)
-    archive.write_bytes(_tar(blobs, mode=0o644))
+    archive.write_bytes(_tar(files, mode=0o644))
 
 
 def _tar(files: dict[str, bytes], mode: int) -> bytes:

@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     _keys(top.add_parser("keys", help="make and show keys").add_subparsers(required=True, metavar="WHAT"))
     _datasets(top.add_parser("dataset", help="seal, upload and register data sets").add_subparsers(required=True, metavar="WHAT"))
     _tasks(top)
+    _evidence(top.add_parser("evidence", help="who broke a task's key ceremony").add_subparsers(required=True, metavar="WHAT"))
     _chain(top)
     _watchtower(top)
     _relay_identity(top)
@@ -118,6 +119,15 @@ def _tasks(top: Any) -> None:
     verify.add_argument("--digest", metavar="0xHEX", action="append", help="the statement digest that is on chain; once per statement")
     verify.add_argument("--program", metavar="sha256:HEX", help="the digest of the program's image that you agreed to")
     verify.add_argument("--agent", metavar="sha256:HEX", help="the digest of the agent's image of the release that you trust")
+
+
+def _evidence(parsers: Any) -> None:
+    fetch = _add(parsers, "fetch", _fetch_evidence, "save what convicts servers of breaking a task's key ceremony")
+    fetch.add_argument("name", help="the ComputeTask; the evidence goes with it")
+    fetch.add_argument("-o", "--file", type=pathlib.Path, default=None, help="where to write it (default: ./NAME-evidence.json)")
+    _cluster(fetch)
+    judge = _add(parsers, "judge", _judge_evidence, "judge a file of evidence offline")
+    judge.add_argument("file", type=pathlib.Path)
 
 
 def _chain(top: Any) -> None:
@@ -244,6 +254,15 @@ async def _verify(options: argparse.Namespace) -> commands.Answer:
     return commands.verify(
         options.file, servers=options.server or (), digests=options.digest or (), program=options.program, agent=options.agent
     )
+
+
+async def _fetch_evidence(options: argparse.Namespace) -> commands.Answer:
+    path = options.file or pathlib.Path(f"{options.name}-evidence.json")
+    return await commands.fetch_evidence(options.name, path, kubectl=_kubectl(options), release=options.release)
+
+
+async def _judge_evidence(options: argparse.Namespace) -> commands.Answer:
+    return commands.judge_evidence(options.file)
 
 
 async def _deploy(options: argparse.Namespace) -> commands.Answer:

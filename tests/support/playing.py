@@ -22,6 +22,11 @@ ENDLESS = [  # roles of the example that compute until they are stopped
     {"name": "site", "replicas": 2, "args": ["train"]},
 ]
 
+SLOW = [  # that take their time, and end
+    {"name": "hub", "replicas": 1, "args": ["aggregate", "--rounds", "1000"]},
+    {"name": "site", "replicas": 2, "args": ["train"]},
+]
+
 
 def start(stage: Stage, name: str, **changes: Any) -> None:
     """Apply the example's task under another name, with parts of its spec replaced."""

@@ -12,7 +12,7 @@ import yaml
 
 from veilpod.chain.deploy import deploy as deploy_contracts
 from veilpod.chain.rpc import Rpc
-from veilpod.client import chains, datasets, doctor, keyfiles, ladder, relays, results, towers
+from veilpod.client import chains, datasets, doctor, evidence, keyfiles, ladder, relays, results, towers
 from veilpod.client import status as statuses
 from veilpod.client.chains import ChainOptions
 from veilpod.client.kubectl import Kubectl
@@ -172,6 +172,28 @@ def verify(
             }
         )
     return Answer(value={"sound": good, "statements": found}, lines=lines, good=good)
+
+
+async def fetch_evidence(name: str, path: pathlib.Path, *, kubectl: Kubectl, release: str | None) -> Answer:
+    """Save what convicts servers of breaking a task's key ceremony."""
+    document = await evidence.fetch(name, kubectl, release)
+    answer = _judged(document)
+    if not document["evidence"]:
+        return answer
+    evidence.save(document, path)
+    return dataclasses.replace(answer, lines=[*answer.lines, f"wrote {path}: anybody can judge it with `veilpod evidence judge`"])
+
+
+def judge_evidence(path: pathlib.Path) -> Answer:
+    """Judge a file of evidence offline."""
+    return _judged(evidence.load(path))
+
+
+def _judged(document: Any) -> Answer:
+    found = evidence.verdicts(document)
+    lines = [f"server {item.server} broke the key ceremony: {item.kind} ({item.account} vouched for its sandbox)" for item in found]
+    value = [dataclasses.asdict(item) | {"statement": to_hex(item.statement)} for item in found]
+    return Answer(value={"guilty": value}, lines=lines or ["nobody is proved guilty of breaking the key ceremony"])
 
 
 async def deploy(url: str, *, key: pathlib.Path, guardian: str | None) -> Answer:

@@ -133,9 +133,14 @@ def countersign(statement: Statement, chain_key: SigningKey) -> bytes:
     return chain_key.sign(_server_digest(statement))
 
 
+def countersigner(statement: Statement, signature: bytes) -> Address:
+    """The account whose signature this is under the statement."""
+    return recover(_server_digest(statement), signature)
+
+
 def verify_countersignature(statement: Statement, signature: bytes, owner: Address, *, party: str = "") -> None:
     """Check that the assigned server vouches for the statement. Raises ProtocolViolation("StatementRefused")."""
-    if recover(_server_digest(statement), signature) != owner:
+    if countersigner(statement, signature) != owner:
         raise ProtocolViolation("StatementRefused", "the statement is not countersigned by the assigned server", party=party)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from veilpod.core import meeting
 from veilpod.core.canonical import canonical, from_hex
-from veilpod.core.ceremony.evidence import parse_evidence
+from veilpod.core.ceremony.evidence import Evidence, parse_evidence
 from veilpod.core.ceremony.words import Stage, parse_post
 from veilpod.core.fields import Fields
 from veilpod.core.ids import ServerIndex, TaskId
@@ -111,6 +111,10 @@ class Mailbox:
             confirmations=tuple(board.confirmations()),
             evidence=tuple(evidence for _, evidence in sorted(board.evidence.items())),
         )
+
+    def evidence(self, task: TaskId, guilty: ServerIndex) -> Evidence | None:
+        """What convicts a server of breaking the key ceremony."""
+        return self._box(task).bulletin.evidence.get(guilty)
 
     # -- for the sandboxes ---------------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,8 @@ One exchange per connection, frames as everywhere (u32 length, canonical JSON), 
     {"put":"dataset","digest":"0x32","size":n}  -> {"ok":{"have":false}}, then n bytes -> {"ok":{"stored":true}}; have:true ends it at once
     {"get":"result","taskId":"0x32"}            -> {"ok":{"size":n,"digest":"0x32","signature":"0x65","author":"0x65"}} and n bytes
     {"get":"offers","taskId":"0x32"}            -> {"ok":{"offers":[…],"confirmations":[…]}}: statements, and who confirmed the task key
+    {"get":"evidence","taskId":"0x32","server":i}
+                                                -> {"ok":{"evidence":…}}: what convicts the server of breaking the key ceremony, or null
     anything refused                            -> {"error":{"code","message"}}
 
 There is no login: what goes in is ciphertext that the operator announced by digest, what comes out is sealed to its recipient.
@@ -18,7 +20,9 @@ from collections.abc import Callable
 from typing import Any
 
 from veilpod.core.canonical import from_hex
-from veilpod.core.ids import TaskId
+from veilpod.core.fields import Fields
+from veilpod.core.ids import ServerIndex, TaskId
+from veilpod.core.meeting import MAX_SERVERS
 from veilpod.errors import InvalidInput, ProtocolViolation, Terminal
 from veilpod.net.framing import json_frame, read_json_frame
 from veilpod.store.blobs import Blobs
@@ -91,6 +95,12 @@ class UploadServer:
             offers = [offer.document() for offer in self._mailbox.offers(task)]
             confirmations = [word.document() for word in self._mailbox.ceremony(task).confirmations]
             await _send(writer, {"ok": {"offers": offers, "confirmations": confirmations}})
+        elif request.get("get") == "evidence":
+            fields = Fields(request, what="request", party="uploader")
+            evidence = self._mailbox.evidence(
+                TaskId(fields.data("taskId", 32)), ServerIndex(fields.integer("server", maximum=MAX_SERVERS - 1))
+            )
+            await _send(writer, {"ok": {"evidence": evidence.document() if evidence else None}})
         else:
             raise ProtocolViolation("UnknownRequest", "this port takes data sets and gives results", party="uploader")
 
