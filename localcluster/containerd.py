@@ -37,8 +37,8 @@ def load(pid: int, *archives: pathlib.Path) -> dict[str, str]:
     return {name: digested for pairs in named.values() for name, digested in pairs.items()}
 
 
-def manifest(pid: int, digest: str) -> dict[str, Any]:
-    """Return an image's manifest."""
+def document(pid: int, digest: str) -> dict[str, Any]:
+    """Return a JSON document of an image: its manifest, or its configuration."""
     parsed: dict[str, Any] = json.loads(_ctr(pid, "content", "get", digest))
     return parsed
 

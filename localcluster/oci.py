@@ -55,36 +55,38 @@ def _manifests(archive: pathlib.Path) -> list[dict[str, Any]]:
 def write_static(archive: pathlib.Path, reference: str, program: pathlib.Path, command: list[str]) -> None:
     """Write an image that holds one static program and nothing else. Equal inputs give equal bytes, so equal digests."""
     layer = _tar({command[0].lstrip("/"): program.read_bytes()}, mode=0o755)
-    blobs: dict[str, bytes] = {}
-
-    def add(data: bytes, media_type: str) -> dict[str, Any]:
-        digest = hashlib.sha256(data).hexdigest()
-        blobs[f"blobs/sha256/{digest}"] = data
-        return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(data)}
-
     config = {
         "architecture": "amd64",
         "os": "linux",
         "config": {"Entrypoint": command, "User": "65535:65535"},
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
     }
-    layers = [add(gzip.compress(layer, mtime=0), _LAYER + "+gzip")]
-    manifest = {"schemaVersion": 2, "mediaType": _MANIFEST, "config": add(json.dumps(config).encode(), _CONFIG), "layers": layers}
-    write(archive, reference, manifest, blobs)
+    data = gzip.compress(layer, mtime=0)
+    write(archive, reference, config, [_entry(data, _LAYER + "+gzip")], {_path(data): data})
 
 
-def write(archive: pathlib.Path, reference: str, manifest: dict[str, Any], blobs: dict[str, bytes]) -> None:
-    """Write an image of this manifest. `blobs`: path -> content of what the manifest names, as far as the reader has not got it already."""
+def write(archive: pathlib.Path, reference: str, config: dict[str, Any], layers: list[dict[str, Any]], blobs: dict[str, bytes]) -> None:
+    """Write an image of this configuration. `layers`: their entries in the manifest; `blobs`: path -> those that the reader has not got."""
+    configured = json.dumps(config).encode()
+    manifest = {"schemaVersion": 2, "mediaType": _MANIFEST, "config": _entry(configured, _CONFIG), "layers": layers}
     data = json.dumps(manifest).encode()
-    digest = hashlib.sha256(data).hexdigest()
-    entry = {"mediaType": _MANIFEST, "digest": f"sha256:{digest}", "size": len(data), "annotations": {REFERENCE: reference}}
+    entry = _entry(data, _MANIFEST) | {"annotations": {REFERENCE: reference}}
     files = blobs | {
-        f"blobs/sha256/{digest}": data,
+        _path(configured): configured,
+        _path(data): data,
         _INDEX: json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode(),
         _LAYOUT: b'{"imageLayoutVersion": "1.0.0"}',
     }
     archive.parent.mkdir(parents=True, exist_ok=True)
     archive.write_bytes(_tar(files, mode=0o644))
+
+
+def _entry(data: bytes, media_type: str) -> dict[str, Any]:
+    return {"mediaType": media_type, "digest": f"sha256:{hashlib.sha256(data).hexdigest()}", "size": len(data)}
+
+
+def _path(data: bytes) -> str:
+    return f"blobs/sha256/{hashlib.sha256(data).hexdigest()}"
 
 
 def _tar(files: dict[str, bytes], mode: int) -> bytes:

@@ -15,12 +15,14 @@ pytestmark = pytest.mark.e2e
 
 
 def next_version(stage: Stage, name: str, folder: pathlib.Path) -> str:
-    """An image that differs from this one in its digest only, as that of the next version would."""
+    """The same image with another label, so with other digests, as that of the next version would have."""
     repository, _, digest = stage.references[name].partition("@")
-    manifest = containerd.manifest(lifecycle.require(stage.cluster.name).inner.pid, digest)
-    manifest["annotations"] = {"org.opencontainers.image.version": "next"}
+    node = lifecycle.require(stage.cluster.name).inner.pid
+    manifest = containerd.document(node, digest)
+    config = containerd.document(node, manifest["config"]["digest"])
+    config["config"]["Labels"] = {"org.opencontainers.image.version": "next"}
     archive = folder / f"{name}.tar"
-    oci.write(archive, f"{repository}:next", manifest, {})
+    oci.write(archive, f"{repository}:next", config, manifest["layers"], {})
     return images.load(stage.cluster.name, archive)[f"{repository}:next"]
 
 
@@ -42,7 +44,7 @@ def test_a_second_party_does_not_move_into_a_namespace(stage: Stage) -> None:
     values = install.values(SERVERS[1], stage.references, stage.contracts)
     with pytest.raises(progress.Failure, match=f"namespace {SERVERS[0].name} already has a party, the release {SERVERS[0].name}"):
         install.helm(stage.cluster, "second", SERVERS[0].name, values)
-    assert "second" not in stage.cluster.run("helm", "list", "--all-namespaces", "--all", "--short").split()
+    assert "second" not in stage.cluster.run("helm", "list", "--all-namespaces", "--short").split()
 
 
 def test_releases_upgraded_in_mid_task_change_nothing_for_it(stage: Stage, tmp_path: pathlib.Path) -> None:

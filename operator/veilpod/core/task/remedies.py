@@ -29,7 +29,7 @@ FAILURES = {
     "DeliveryFailed": "the result could not be delivered: is the mailbox running and reachable by relays?",
     "PeerLost": "a server lost its peer: apply the task again, or allow for it with a quorum",
     "AgentRestarted": "a sandbox's agent crashed and its key died with it: apply the task again",
-    "SandboxLost": "a sandbox vanished (node failure or eviction): apply the task again",
+    "SandboxLost": "a sandbox ended early (node failure, eviction, or refused by its server: see its TaskAssignment): apply the task again",
     "Cancelled": "the task was cancelled; what was not earned is refunded",
     "DeadlineExceeded": "a phase outlived its deadline: the condition that is not True says which one",
 }
