@@ -1,11 +1,10 @@
 """What who runs a cluster does, or lives through, while a task runs: upgrades, a lost node, a namespace deleted, a second release."""
 
 import pathlib
-from typing import Any
 
 import pytest
 from demo import chain, install
-from demo.parties import PARTIES, SERVERS
+from demo.parties import PARTIES, REQUESTER, SERVERS
 from demo.stage import Stage
 
 from localcluster import containerd, images, inspect, lifecycle, oci, progress
@@ -35,9 +34,18 @@ def upgrade(stage: Stage, references: dict[str, str]) -> None:
         stage.cluster.kubectl("rollout", "status", "deployment", "-n", party.name, "--timeout=240s")
 
 
-def destroyed(stage: Stage, name: str) -> list[dict[str, Any]]:
-    """What every server says of the end of its sandbox."""
-    return [c for item in playing.assignments(stage, name) for c in item["status"]["conditions"] if c["type"] == "SandboxDestroyed"]
+def said(stage: Stage, task: str, kind: str) -> set[tuple[str, str]]:
+    """What the servers say of one condition of their parts in a task: status and reason. The parts outlive the ComputeTask."""
+    items = [item for server in SERVERS for item in stage.cluster.get("taskassignment", "-n", server.name)["items"]]
+    found = [c for item in items if item["spec"]["taskId"] == task for c in item["status"]["conditions"] if c["type"] == kind]
+    return {(condition["status"], condition["reason"]) for condition in found}
+
+
+def running(stage: Stage, name: str) -> str:
+    """Start a task that goes on until it is stopped; its id, once its program runs."""
+    playing.start(stage, name, roles=playing.ENDLESS)
+    playing.reached(stage, name, "InputsVerified")
+    return str(stage.cluster.get("ct", name, "-n", REQUESTER.name)["status"]["taskId"])
 
 
 def test_a_second_party_does_not_move_into_a_namespace(stage: Stage) -> None:
@@ -69,22 +77,19 @@ def test_releases_upgraded_in_mid_task_change_nothing_for_it(stage: Stage, tmp_p
 
 
 def test_a_sandbox_on_a_lost_node_is_not_gone_and_its_server_not_paid_until_the_node_says_so(stage: Stage) -> None:
-    with chain.reachable(stage.cluster) as web3:
-        first = web3.eth.block_number
-        playing.start(stage, "stranded", roles=playing.ENDLESS)
-        playing.reached(stage, "stranded", "InputsVerified")
-        kubelet = ("pkill", "-x", "kubelet", "--signal")
-        inspect.run_inside(stage.cluster.name, (*kubelet, "STOP")).check_returncode()
-        try:
-            playing.delete(stage, "stranded")
-            lost = {("Unknown", "NodeUnreachable")}
-            playing.until(lambda: {(c["status"], c["reason"]) for c in destroyed(stage, "stranded")} == lost, "the node is missed")
-            assert len(playing.sandbox_pods(stage)) == len(SERVERS)
-            assert playing.happened(stage, web3, first, "stranded").keys().isdisjoint({"task Reported", "task Closed", "channel Closed"})
-        finally:
-            inspect.run_inside(stage.cluster.name, (*kubelet, "CONT")).check_returncode()
-        playing.forget(stage, "stranded")
-        assert playing.ledger(stage, web3, first).balances()["equation"]["holds"]
+    task = running(stage, "stranded")
+    kubelet = ("pkill", "-x", "kubelet", "--signal")
+    inspect.run_inside(stage.cluster.name, (*kubelet, "STOP")).check_returncode()
+    try:
+        playing.delete(stage, "stranded")
+        playing.until(lambda: said(stage, task, "SandboxDestroyed") == {("Unknown", "NodeUnreachable")}, "the node is missed")
+        assert len(playing.sandbox_pods(stage)) == len(SERVERS)
+        for later in ("KeyRevoked", "Settled"):
+            assert "True" not in {status for status, _ in said(stage, task, later)}
+    finally:
+        inspect.run_inside(stage.cluster.name, (*kubelet, "CONT")).check_returncode()
+    playing.forget(stage, "stranded")
+    assert said(stage, task, "SandboxDestroyed") == {("True", "Observed")}
     assert playing.sandbox_pods(stage) == []
 
 
@@ -93,13 +98,11 @@ def test_a_sandbox_namespace_deleted_under_a_task_goes_after_its_sandboxes_and_c
     namespace = f"{server.name}-sandboxes"
     with chain.reachable(stage.cluster) as web3:
         first = web3.eth.block_number
-        playing.start(stage, "evicted", roles=playing.ENDLESS)
-        playing.reached(stage, "evicted", "InputsVerified")
+        task = running(stage, "evicted")
         stage.cluster.kubectl("delete", "namespace", namespace, "--timeout=120s", timeout=150)
         try:
             playing.reached(stage, "evicted", "Failed")
-            reasons = {(c["status"], c["reason"]) for c in destroyed(stage, "evicted")}
-            assert reasons == {("True", "Observed")}
+            playing.until(lambda: said(stage, task, "SandboxDestroyed") == {("True", "Observed")}, "every end is observed")
         finally:
             install.release(stage.cluster, server, stage.references, stage.contracts)
         playing.forget(stage, "evicted")

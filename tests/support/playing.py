@@ -23,7 +23,7 @@ ENDLESS = [  # roles of the example that compute until they are stopped
 ]
 
 SLOW = [  # that take their time, and end
-    {"name": "hub", "replicas": 1, "args": ["aggregate", "--rounds", "1000"]},
+    {"name": "hub", "replicas": 1, "args": ["aggregate", "--rounds", "150"]},
     {"name": "site", "replicas": 2, "args": ["train"]},
 ]
 
