@@ -120,10 +120,9 @@ def settle(stage: setting.Stage, web3: Any, tasks: Tasks) -> None:
 
 
 def _channels_open(stage: setting.Stage) -> list[str]:
-    items = [item for server in parties.SERVERS for item in stage.cluster.get("statechannel", "-n", server.name)["items"]]
     return [
         item["metadata"]["name"]
-        for item in items
+        for item in playing.objects(stage, "statechannel")
         if not any((c["type"], c["status"]) == ("Settled", "True") for c in item.get("status", {}).get("conditions", ()))
     ]
 

@@ -19,20 +19,24 @@ pytestmark = pytest.mark.e2e
 TOTAL = 1800  # seconds: the task's last deadline
 PERIOD = 3600  # seconds: the channels' challenge period
 # With the time until the operators say so, longer than everything in them that waits for an answer. Five minutes are the same.
-HALT = int(os.environ.get("VEILPOD_HALT_SECONDS", "45"))
+HALT = int(os.environ.get("VEILPOD_HALT_SECONDS", "15"))
+
+
+def open_channels(stage: Stage) -> list[dict[str, Any]]:
+    """Every server's channels that are not closed."""
+    return [item for item in playing.objects(stage, "statechannel") if item.get("status", {}).get("phase") != "Closed"]
 
 
 def channels(stage: Stage, server: Party) -> list[dict[str, Any]]:
     """A server's channels that are not closed."""
-    items = stage.cluster.get("statechannel", "-n", server.name)["items"]
-    return [item for item in items if item.get("status", {}).get("phase") != "Closed"]
+    return [item for item in open_channels(stage) if item["metadata"]["namespace"] == server.name]
 
 
-def unsettled(stage: Stage, server: Party) -> list[str]:
-    """A server's channels whose money is not home."""
-    items = stage.cluster.get("statechannel", "-n", server.name)["items"]
-    done = {i["metadata"]["name"] for i in items for c in i["status"]["conditions"] if (c["type"], c["status"]) == ("Settled", "True")}
-    return [item["metadata"]["name"] for item in items if item["metadata"]["name"] not in done]
+def unsettled(stage: Stage) -> list[str]:
+    """Every channel whose money is not home."""
+    items = playing.objects(stage, "statechannel")
+    done = {i["metadata"]["uid"] for i in items for c in i["status"]["conditions"] if (c["type"], c["status"]) == ("Settled", "True")}
+    return [item["metadata"]["name"] for item in items if item["metadata"]["uid"] not in done]
 
 
 def task_id(stage: Stage, name: str) -> str:
@@ -72,7 +76,7 @@ def test_a_server_whose_peer_left_for_good_is_paid_by_the_newest_state(stage: St
         first = web3.eth.block_number
         playing.start(stage, "widowed", roles=playing.ENDLESS)
         playing.reached(stage, "widowed", "InputsVerified")
-        playing.until(lambda: any(c["status"].get("sequence", 0) >= 50 for s in SERVERS for c in channels(stage, s)), "fifty updates")
+        playing.until(lambda: any(c["status"].get("sequence", 0) >= 50 for c in open_channels(stage)), "fifty updates")
         hub = max(SERVERS, key=lambda server: len(channels(stage, server)))
         leaver = next(server for server in SERVERS if server != hub)
         (between,) = {c["metadata"]["name"] for c in channels(stage, leaver)} & {c["metadata"]["name"] for c in channels(stage, hub)}
@@ -98,7 +102,8 @@ def test_a_server_whose_peer_left_for_good_is_paid_by_the_newest_state(stage: St
 
 
 def _destroyed(stage: Stage, servers: list[Party]) -> bool:
-    found = [item for server in servers for item in stage.cluster.get("taskassignment", "-n", server.name)["items"]]
+    names = {server.name for server in servers}
+    found = [item for item in playing.objects(stage, "taskassignment") if item["metadata"]["namespace"] in names]
     live = [item for item in found if "deletionTimestamp" not in item["metadata"]]
     return all(
         any(c["type"] == "SandboxDestroyed" and c["status"] == "True" for c in item["status"].get("conditions", ())) for item in live
@@ -136,6 +141,6 @@ def test_when_everybody_is_away_a_stranger_closes_the_task_and_the_requester_is_
                 stage.cluster.kubectl("rollout", "status", f"deployment/{party.name}-operator", "-n", party.name, "--timeout=240s")
         playing.reached(stage, "abandoned", "Failed")
         playing.forget(stage, "abandoned")
-        until_after(stage, web3, lambda: not any(unsettled(stage, server) for server in SERVERS))  # the next test finds nothing under way
+        until_after(stage, web3, lambda: not unsettled(stage))  # the next test finds nothing under way
         assert playing.ledger(stage, web3, first).balances()["equation"]["holds"]
     playing.until(lambda: playing.sandbox_pods(stage) == [], "no sandbox is left")

@@ -36,7 +36,7 @@ def upgrade(stage: Stage, references: dict[str, str]) -> None:
 
 def said(stage: Stage, task: str, kind: str) -> set[tuple[str, str]]:
     """What the servers say of one condition of their parts in a task: status and reason. The parts outlive the ComputeTask."""
-    items = [item for server in SERVERS for item in stage.cluster.get("taskassignment", "-n", server.name)["items"]]
+    items = playing.objects(stage, "taskassignment")
     found = [c for item in items if item["spec"]["taskId"] == task for c in item["status"]["conditions"] if c["type"] == kind]
     return {(condition["status"], condition["reason"]) for condition in found}
 

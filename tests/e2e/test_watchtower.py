@@ -46,8 +46,8 @@ def tower(stage: Stage) -> Iterator[None]:
 def guards(stage: Stage, task: str) -> dict[str, dict[str, Any]]:
     """What the tower says it guards of a task's channels, by channel, asked as its owner would."""
     answer = stage.cluster.run("veilpod", "watchtower", "guards", "-n", TOWER.name, "--output", "json")
-    objects = [item["spec"] for server in SERVERS for item in stage.cluster.get("statechannel", "-n", server.name)["items"]]
-    channels = {spec["channelId"] for spec in objects if spec["assignment"].startswith(f"ta-{task[2:18]}-")}
+    specs = [item["spec"] for item in playing.objects(stage, "statechannel")]
+    channels = {spec["channelId"] for spec in specs if spec["assignment"].startswith(f"ta-{task[2:18]}-")}
     return {guard["channelId"]: guard for guard in json.loads(answer)["guards"] if guard["channelId"] in channels}
 
 

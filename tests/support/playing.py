@@ -31,9 +31,9 @@ SLOW = [  # that take their time, and end
 def start(stage: Stage, name: str, **changes: Any) -> None:
     """Apply the example's task under another name, with parts of its spec replaced."""
     manifest = play.manifest(stage.references["tumour-model"], play.recipient(stage.cluster), name)
-    spec = manifest["spec"] | changes
-    spec["program"]["image"] = stage.references["tumour-model"]
-    spec["result"]["recipient"] = play.recipient(stage.cluster)
+    filled = manifest["spec"]
+    spec = filled | changes
+    spec["program"]["image"], spec["result"]["recipient"] = filled["program"]["image"], filled["result"]["recipient"]
     manifest["spec"] = {name: value for name, value in spec.items() if value is not None}
     stage.cluster.kubectl("apply", "-n", REQUESTER.name, "-f", "-", text=json.dumps(manifest))
 
@@ -80,9 +80,15 @@ def reconfigure(stage: Stage, **compute: Any) -> None:
         stage.cluster.kubectl("rollout", "status", f"deployment/{server.name}-operator", "-n", server.name, "--timeout=240s")
 
 
+def objects(stage: Stage, kind: str, *selector: str) -> list[dict[str, Any]]:
+    """Every object of a kind on the cluster, whoever's it is."""
+    found: list[dict[str, Any]] = stage.cluster.get(kind, "--all-namespaces", *selector)["items"]
+    return found
+
+
 def sandbox_pods(stage: Stage) -> list[dict[str, Any]]:
     """Every sandbox pod on the cluster."""
-    return [pod for server in SERVERS for pod in stage.cluster.get("pods", "-n", f"{server.name}-sandboxes")["items"]]
+    return objects(stage, "pods", "-l", "veilpod.dev/component=sandbox")
 
 
 def kill_operator(stage: Stage, party: Party) -> None:
@@ -117,8 +123,7 @@ def policy_away(stage: Stage, name: str):  # type: ignore[no-untyped-def]
 def assignments(stage: Stage, name: str) -> list[dict[str, Any]]:
     """Every server's part in a task."""
     task = stage.cluster.get("ct", name, "-n", REQUESTER.name)["status"]["taskId"]
-    found = [item for server in SERVERS for item in stage.cluster.get("taskassignment", "-n", server.name)["items"]]
-    return [item for item in found if item["spec"]["taskId"] == task]
+    return [item for item in objects(stage, "taskassignment") if item["spec"]["taskId"] == task]
 
 
 def ledger(stage: Stage, web3: Web3, first: int) -> Ledger:
@@ -129,8 +134,8 @@ def ledger(stage: Stage, web3: Web3, first: int) -> Ledger:
 def sessions(stage: Stage, name: str) -> dict[str, tuple[int, str]]:
     """A task's channels: in which session, and the party a."""
     task = stage.cluster.get("computetask", name, "-n", REQUESTER.name)["status"]["taskId"]
-    items = [item["spec"] for server in SERVERS for item in stage.cluster.get("statechannel", "-n", server.name)["items"]]
-    return {spec["channelId"]: (spec["session"], spec["a"]) for spec in items if spec["assignment"].startswith(f"ta-{task[2:18]}-")}
+    specs = [item["spec"] for item in objects(stage, "statechannel")]
+    return {spec["channelId"]: (spec["session"], spec["a"]) for spec in specs if spec["assignment"].startswith(f"ta-{task[2:18]}-")}
 
 
 def happened(stage: Stage, web3: Web3, first: int, name: str) -> Counter[str]:

@@ -1,6 +1,6 @@
 """The three contracts as typed calls and events, from the artifacts that ship with the package.
 
-A thin codec: signatures are parsed once from the ABI, encoding and decoding is eth_abi's (the codec of web3), and nothing here
+A thin codec: signatures are parsed once from the ABI, encoding and decoding is `abi`'s, and nothing here
 talks to a node. web3's own contract objects are not used: they cost milliseconds a call and are built anew for each.
 """
 
@@ -11,16 +11,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import eth_abi.abi
-from eth_abi.exceptions import DecodingError
-
+from veilpod.chain import abi
 from veilpod.core.canonical import keccak256
 from veilpod.core.ids import Address
 from veilpod.core.keys import checksum_address
 from veilpod.errors import ChainUnavailable, InvalidInput
 
 NAMES = ("NodeRegistry", "TaskScheduler", "ChannelManager")
-_UNDECODABLE = (DecodingError, OverflowError, ValueError)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +59,13 @@ class Function:
 
     def encode(self, *args: Any) -> bytes:
         """Encode a call."""
-        return self.selector + eth_abi.abi.encode(self.inputs, args)
+        return self.selector + abi.encode(self.inputs, args)
 
     def decode(self, answer: bytes) -> tuple[Any, ...]:
         """Decode an answer. Raises ChainUnavailable: an answer that cannot be read cannot be believed."""
         try:
-            return tuple(eth_abi.abi.decode(self.outputs, answer))
-        except _UNDECODABLE as error:
+            return abi.decode(self.outputs, answer)
+        except abi.Undecodable as error:
             raise ChainUnavailable(f"the node's answer to {self.name} cannot be decoded") from error
 
 
@@ -86,11 +83,10 @@ class Event:
         """Decode a log's topics (with the event's own) and data by argument name."""
         try:
             values = {
-                name: eth_abi.abi.decode([kind], bytes.fromhex(topic[2:]))[0]
-                for (name, kind), topic in zip(self.indexed, topics[1:], strict=True)
+                name: abi.decode([kind], bytes.fromhex(topic[2:]))[0] for (name, kind), topic in zip(self.indexed, topics[1:], strict=True)
             }
-            values |= zip((name for name, _ in self.plain), eth_abi.abi.decode([kind for _, kind in self.plain], data), strict=True)
-        except _UNDECODABLE as error:
+            values |= zip((name for name, _ in self.plain), abi.decode([kind for _, kind in self.plain], data), strict=True)
+        except (abi.Undecodable, ValueError) as error:
             raise ChainUnavailable(f"an event {self.name} cannot be decoded") from error
         return values
 
@@ -132,8 +128,8 @@ def error_name(data: bytes) -> str | None:
         return None
     name, types = known
     try:
-        values = eth_abi.abi.decode(types, data[4:])
-    except _UNDECODABLE:
+        values = abi.decode(types, data[4:])
+    except abi.Undecodable:
         return name
     return f"{name}({', '.join(_spell(kind, value) for kind, value in zip(types, values, strict=True))})"
 

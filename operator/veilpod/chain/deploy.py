@@ -7,9 +7,7 @@ again at new addresses.
 import asyncio
 from typing import Any
 
-import eth_abi.abi
-
-from veilpod.chain import contracts, fees
+from veilpod.chain import abi, contracts, fees
 from veilpod.chain.heads import header
 from veilpod.chain.rpc import Rpc, RpcError
 from veilpod.chain.signing import sign_transaction
@@ -42,7 +40,7 @@ async def deploy(url: str, deployer_key: SigningKey, guardian: Address) -> contr
 
 async def _create(rpc: Rpc, key: SigningKey, name: str, *arguments: Any) -> tuple[Address, int]:
     target = contracts.contract(name)
-    code = "0x" + (target.bytecode + eth_abi.abi.encode(target.constructor, arguments)).hex()
+    code = "0x" + (target.bytecode + abi.encode(target.constructor, arguments)).hex()
     latest = await header(rpc, "latest")
     if latest is None:
         raise ChainUnavailable("the node has no newest block")

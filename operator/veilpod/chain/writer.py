@@ -9,15 +9,14 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-import eth_abi.abi
-
-from veilpod.chain import contracts
+from veilpod.chain import abi, contracts
 from veilpod.chain.heads import Header, Heads
 from veilpod.chain.reader import Reader
 from veilpod.chain.sender import Receipt, Sender
 from veilpod.chain.simulation import Call
 from veilpod.core.canonical import keccak256
 from veilpod.core.channel.state import ChannelState, channel_id, pack_terms
+from veilpod.core.dataset_spec import resource_id
 from veilpod.core.entities import NATIVE, ChainChannel, ChainTask, ChannelPhase, ChannelTerms, NodeStatus, Role, TaskPhase, Terms
 from veilpod.core.ids import Address, ChannelId, NodeId, ResourceId, TaskId
 from veilpod.errors import ChainRejected, ChainUnavailable, InsufficientFunds, InvalidInput, Transient
@@ -98,7 +97,7 @@ class Writer:
         await self._do(f"heartbeat:{node}", "NodeRegistry.heartbeat", (node,))
 
     async def add_resource(self, *, node: NodeId, name: str, digest: bytes, size: int) -> ResourceId:
-        resource = ResourceId(keccak256(eth_abi.abi.encode(["address", "string"], [self.address, name])))
+        resource = resource_id(self.address, name)
 
         async def done(block: Header) -> bool:
             found = await self._reader.resource_at(block, resource)
@@ -117,7 +116,7 @@ class Writer:
     # Tasks
 
     async def request(self, *, salt: bytes, spec: bytes, terms: Terms, budget: int, asset: Address = NATIVE) -> TaskId:
-        task = TaskId(keccak256(eth_abi.abi.encode(["address", "bytes32"], [self.address, salt])))
+        task = TaskId(keccak256(abi.encode(["address", "bytes32"], [self.address, salt])))
         packed = (
             terms.servers,
             terms.per_server,
