@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from veilpod.agent import probe
 from veilpod.core.canary import Canary, on_node, parse_canary
 from veilpod.core.endpoint import parse_endpoint
-from veilpod.core.task.exit_codes import CANARY_REACHABLE
+from veilpod.core.task.exit_codes import CANARY_REACHABLE, PEER_UNREACHABLE, PROBE_FAILED
 from veilpod.errors import InvalidInput, ProtocolViolation, Refused
 
-EXIT_CODES = {"CanaryReachable": CANARY_REACHABLE, "PeerUnreachable": 21, "BadArguments": 22, "ProbeFailed": 23}
+EXIT_CODES = {"CanaryReachable": CANARY_REACHABLE, "PeerUnreachable": PEER_UNREACHABLE, "BadArguments": 22, "ProbeFailed": PROBE_FAILED}
 _PROBE_SECONDS = 1.0
 _PAUSE_SECONDS = 0.25
 _PROBES = 64  # sockets at once

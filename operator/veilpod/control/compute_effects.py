@@ -133,8 +133,8 @@ class Effects:
             case do.DeletePod(name=pod, uid=uid):
                 await self._context.cluster.delete(PODS, pod, uid=uid, namespace=self._context.config.sandbox_namespace)
                 log.info("sandbox.deleting", extra={"object": name})
-            case do.RecordEvidence(uid=uid):
-                self._facts.change(name, pods=facts.with_evidence(uid).pods)
+            case do.RecordEvidence(uid=uid, unproved=unproved):
+                self._facts.change(name, pods=facts.with_evidence(uid, unproved=unproved).pods)
             case do.ReleasePodFinalizer(name=pod, uid=uid):
                 await release_pod(self._context, pod, uid)
             case do.RecordDestroyed(reason=reason):

@@ -32,6 +32,7 @@ class PodRecord:
     incarnation: int
     ends: int  # unix seconds: the kubelet kills it by then, operator or not
     evidence: bool = False  # every container was reported dead, and the kubelet's final delete was seen
+    unproved: bool = False  # its netguard had given up
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,10 +113,13 @@ class Facts:
         """What is known about a pod of ours."""
         return next((record for record in self.pods if record.uid == uid), None)
 
-    def with_evidence(self, uid: PodUid) -> "Facts":
+    def with_evidence(self, uid: PodUid, *, unproved: bool) -> "Facts":
         """The same with the evidence of a pod's end."""
-        pods = tuple(dataclasses.replace(record, evidence=True) if record.uid == uid else record for record in self.pods)
-        return dataclasses.replace(self, pods=pods)
+
+        def end(record: PodRecord) -> PodRecord:
+            return dataclasses.replace(record, evidence=True, unproved=unproved) if record.uid == uid else record
+
+        return dataclasses.replace(self, pods=tuple(map(end, self.pods)))
 
     def to_json(self) -> dict[str, Any]:
         """The form on disk."""

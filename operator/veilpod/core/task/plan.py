@@ -172,6 +172,7 @@ class RecordEvidence(Effect):
     """Write down that the kubelet reported this pod's containers dead and made its own final delete."""
 
     uid: PodUid
+    unproved: bool = False  # netguard had given up in it
 
 
 @_value

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from veilpod.core.ids import PodUid
-from veilpod.core.task.exit_codes import CANARY_REACHABLE
+from veilpod.core.task.exit_codes import CANARY_REACHABLE, PEER_UNREACHABLE, PROBE_FAILED
 from veilpod.core.task.snapshot import PodSeen
 
 FINALIZER = "veilpod.dev/evidence"
@@ -39,6 +39,7 @@ def read_pod(pod: Mapping[str, Any], *, nonce: str, now: float) -> PodSeen:
     terminated = _terminated(pod)
     late = deleting and now > _seconds(metadata["deletionTimestamp"]) + NODE_PATIENCE
     label = metadata.get("labels", {}).get(INCARNATION_LABEL, "0")
+    exits = {code for item in _statuses(pod) if item["name"] == AGENT for code in _exit_codes(item)}
     return PodSeen(
         uid=PodUid(metadata["uid"]),
         name=metadata["name"],
@@ -54,7 +55,8 @@ def read_pod(pod: Mapping[str, Any], *, nonce: str, now: float) -> PodSeen:
         ended=status.get("phase") in ("Failed", "Succeeded"),
         node_lost=late and not terminated,
         has_address=bool(status.get("podIP")),
-        refused=any(CANARY_REACHABLE in _exit_codes(item) for item in _statuses(pod) if item["name"] == AGENT),
+        refused=CANARY_REACHABLE in exits,
+        unproved=not exits.isdisjoint({PEER_UNREACHABLE, PROBE_FAILED}),
         stuck=_stuck(status, _statuses(pod)),
     )
 

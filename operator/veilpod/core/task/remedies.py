@@ -3,7 +3,7 @@
 from veilpod.core.task.facts import Failure
 
 FAILURES = {
-    "NetguardRefused": "a server's cluster does not enforce NetworkPolicy; its owner runs `veilpod doctor`",
+    "NetguardRefused": "a server's fence does not hold, or its sandboxes reach no relay to prove it by: its owner runs `veilpod doctor`",
     "PolicyMissing": "the cluster's admin upgrades Veilpod's cluster release, the server's owner its own: both put back what they install",
     "PolicyChanged": "somebody edited a policy around running sandboxes: look at the audit log, then upgrade the release that owns it",
     "ImpossibleCanary": "a SandboxClass or compute.canaries names an address that every sandbox, or none, reaches: correct it",

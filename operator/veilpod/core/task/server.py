@@ -110,7 +110,7 @@ def _late(s: ServerSnapshot) -> str:
         return stuck
     if agent.trouble and not (agent.started and agent.exited is None):
         return agent.trouble
-    return s.relays.reason if s.relays else "DeadlineExceeded"
+    return s.relays.reason if s.relays else _unproved(s) or "DeadlineExceeded"
 
 
 def _give_up_at(task: ChainTask) -> int:
@@ -196,7 +196,7 @@ def _sandbox(draft: Draft, s: ServerSnapshot, now: float) -> PodSeen | None:
         draft.claim(Type.SANDBOX_READY, no(s.relays.reason, s.relays.message))
         draft.look_again(5)  # a sandbox that nobody could reach is not made
     elif facts.incarnation >= MAX_INCARNATIONS:
-        draft.do(do.RecordFailure(failure=Failure(stage="SandboxReady", code="SandboxLost")))
+        draft.do(do.RecordFailure(failure=Failure(stage="SandboxReady", code=_unproved(s) or "SandboxLost")))
     else:
         # Keys died with their sandbox and nobody has relied on them yet: another sandbox, another incarnation.
         draft.do(do.BeginIncarnation(incarnation=facts.incarnation + 1), do.CreatePod())
@@ -308,6 +308,11 @@ def _stuck(s: ServerSnapshot) -> str:
     """Why a container of the sandbox cannot begin, "" when nothing is in its way or nobody can say."""
     pod = None if isinstance(s.pods, Unknown) else _current(s, s.pods)
     return pod.stuck if pod is not None and not pod.deleting else ""
+
+
+def _unproved(s: ServerSnapshot) -> str:
+    """Why no sandbox came to a statement, if it was because the last one's netguard gave up."""
+    return "NetguardRefused" if not s.facts.statement and s.facts.pods and s.facts.pods[-1].unproved else ""
 
 
 def _current(s: ServerSnapshot, pods: tuple[PodSeen, ...]) -> PodSeen | None:

@@ -126,6 +126,7 @@ class PodSeen:
     node_lost: bool = False
     has_address: bool = False
     refused: bool = False  # netguard reached what it must not reach: the fence does not hold
+    unproved: bool = False  # netguard gave up: whether the fence holds could not be seen
     stuck: str = ""  # why a container cannot begin: ImageUnavailable, ContainerRefused or Unschedulable
 
 

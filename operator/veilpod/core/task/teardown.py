@@ -120,7 +120,7 @@ def _end_pod(draft: Draft, s: ServerSnapshot, pod: PodSeen) -> None:
     elif pod.terminated and pod.kubelet_done:
         record = s.facts.record(pod.uid)
         if record is None or not record.evidence:
-            draft.do(do.RecordEvidence(uid=pod.uid))
+            draft.do(do.RecordEvidence(uid=pod.uid, unproved=pod.unproved))
         if pod.finalizer:
             draft.do(do.ReleasePodFinalizer(name=pod.name, uid=pod.uid))
         draft.look_again(2)

@@ -119,6 +119,7 @@ def test_an_agent_that_reached_what_it_must_not_is_a_refusal_and_one_that_reache
     assert read(ended_with(20)).refused
     assert not read(ended_with(21)).refused
     assert not read().refused
+    assert [read(ended_with(code)).unproved for code in (20, 21, 23)] == [False, True, True]
 
 
 def test_what_keeps_a_container_from_beginning_is_told_in_words_of_ours() -> None:

@@ -105,6 +105,23 @@ def test_a_fence_that_does_not_hold_refuses_the_task_at_once() -> None:
     assert world.servers[1].facts.failure.code == "NetguardRefused"
 
 
+def test_a_fence_that_nobody_could_prove_is_the_reason_once_no_sandbox_is_left_to_try() -> None:
+    world = World()
+
+    def gives_up() -> None:
+        for pod in world.servers[1].pods:
+            pod.unproved = pod.ended = True
+
+    for _ in range(400):
+        gives_up()
+        world.turn(1)
+        if world.phase is TaskPhase.CLOSED:
+            break
+    assert world.servers[1].facts.incarnation > 1, "it was tried again"
+    assert world.servers[1].facts.failure is not None
+    assert world.servers[1].facts.failure.code == "NetguardRefused"
+
+
 def test_a_sandbox_lost_after_its_statement_fails_the_task() -> None:
     world = World()
     until(world, lambda: world.phase is TaskPhase.RUNNING)

@@ -94,6 +94,7 @@ class Pod:
     restarted: bool = False
     ended: bool = False
     refused: bool = False
+    unproved: bool = False
     images_told: bool = False
     configured: bool = False
     offered: bool = False
@@ -117,6 +118,7 @@ class Pod:
             restarted=self.restarted,
             ended=self.ended,
             refused=self.refused,
+            unproved=self.unproved,
             has_address=True,
             stuck=self.stuck,
         )
@@ -493,8 +495,8 @@ class World:
                 for item in server.pods:
                     if item.uid == uid:
                         item.deleting = True
-            case plan.RecordEvidence(uid=uid):
-                server.keep(pods=facts.with_evidence(uid).pods)
+            case plan.RecordEvidence(uid=uid, unproved=unproved):
+                server.keep(pods=facts.with_evidence(uid, unproved=unproved).pods)
             case plan.ReleasePodFinalizer(uid=uid):
                 self._release_finalizer(server, uid)
             case plan.RecordDestroyed(reason=reason):
