@@ -25,58 +25,53 @@ FROM libraries AS watchtower-libraries
 COPY requirements/watchtower.txt /src/
 RUN /opt/veilpod/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r /src/watchtower.txt
 
-# What every process shares. Byte code is compiled here because the root file systems are read-only.
-FROM ${BASE} AS common
+# Libraries come before what is ours: with a new version of ours, nodes fetch no library again.
+FROM ${BASE} AS python
 ENV PATH=/opt/veilpod/bin:$PATH PYTHONPATH=/opt/veilpod/src PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+
+# What relay, store and agent share. Byte code is compiled here because the root file systems are read-only.
+FROM python AS common
+COPY --from=libraries /opt/veilpod /opt/veilpod
 COPY operator/veilpod/__init__.py operator/veilpod/errors.py operator/veilpod/ports.py /opt/veilpod/src/veilpod/
 COPY operator/veilpod/core /opt/veilpod/src/veilpod/core
 COPY operator/veilpod/net /opt/veilpod/src/veilpod/net
+RUN python3 -m compileall -q /opt/veilpod/src
 
 FROM common AS relay
-COPY --from=libraries /opt/veilpod/bin /opt/veilpod/bin
-COPY --from=libraries /opt/veilpod/lib /opt/veilpod/lib
-COPY --from=libraries /opt/veilpod/pyvenv.cfg /opt/veilpod/
 COPY operator/veilpod/relay /opt/veilpod/src/veilpod/relay
-RUN python3 -m compileall -q /opt/veilpod/src
+RUN python3 -m compileall -q /opt/veilpod/src/veilpod/relay
 USER 65532:65532
 ENTRYPOINT ["python3", "-m", "veilpod.relay"]
 
 FROM common AS store
-COPY --from=libraries /opt/veilpod/bin /opt/veilpod/bin
-COPY --from=libraries /opt/veilpod/lib /opt/veilpod/lib
-COPY --from=libraries /opt/veilpod/pyvenv.cfg /opt/veilpod/
 COPY operator/veilpod/store /opt/veilpod/src/veilpod/store
-RUN python3 -m compileall -q /opt/veilpod/src
+RUN python3 -m compileall -q /opt/veilpod/src/veilpod/store
 USER 65532:65532
 ENTRYPOINT ["python3", "-m", "veilpod.store"]
 
 FROM common AS agent
-COPY --from=libraries /opt/veilpod/bin /opt/veilpod/bin
-COPY --from=libraries /opt/veilpod/lib /opt/veilpod/lib
-COPY --from=libraries /opt/veilpod/pyvenv.cfg /opt/veilpod/
 COPY --from=launcher /src/launch /opt/veilpod/bin/launch
 COPY operator/veilpod/agent /opt/veilpod/src/veilpod/agent
-RUN python3 -m compileall -q /opt/veilpod/src
+RUN python3 -m compileall -q /opt/veilpod/src/veilpod/agent
 USER 65532:65532
 ENTRYPOINT ["python3", "-m", "veilpod.agent"]
 
 # A chain client and no Kubernetes client.
-FROM common AS watchtower
-COPY --from=watchtower-libraries /opt/veilpod/bin /opt/veilpod/bin
-COPY --from=watchtower-libraries /opt/veilpod/lib /opt/veilpod/lib
-COPY --from=watchtower-libraries /opt/veilpod/pyvenv.cfg /opt/veilpod/
+FROM python AS watchtower
+COPY --from=watchtower-libraries /opt/veilpod /opt/veilpod
+COPY operator/veilpod/__init__.py operator/veilpod/errors.py operator/veilpod/ports.py /opt/veilpod/src/veilpod/
+COPY operator/veilpod/core /opt/veilpod/src/veilpod/core
+COPY operator/veilpod/net /opt/veilpod/src/veilpod/net
 COPY operator/veilpod/chain /opt/veilpod/src/veilpod/chain
 COPY operator/veilpod/watchtower /opt/veilpod/src/veilpod/watchtower
 RUN python3 -m compileall -q /opt/veilpod/src
 USER 65532:65532
 ENTRYPOINT ["python3", "-m", "veilpod.watchtower"]
 
-FROM common AS operator
+FROM python AS operator
 # kopf asks who it runs as, and the image's user database knows no 65532.
 ENV USER=veilpod
-COPY --from=operator-libraries /opt/veilpod/bin /opt/veilpod/bin
-COPY --from=operator-libraries /opt/veilpod/lib /opt/veilpod/lib
-COPY --from=operator-libraries /opt/veilpod/pyvenv.cfg /opt/veilpod/
+COPY --from=operator-libraries /opt/veilpod /opt/veilpod
 COPY operator/veilpod /opt/veilpod/src/veilpod
 RUN python3 -m compileall -q /opt/veilpod/src
 USER 65532:65532
