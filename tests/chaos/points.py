@@ -73,8 +73,14 @@ class Points:
                     patch = json.dumps({"metadata": {"finalizers": None}})
                     self._stage.cluster.kubectl("patch", kind, item["metadata"]["name"], "-n", server.name, "--type=merge", "-p", patch)
         for name in names:
+            self._reached(name, "KeyRevoked")
+        self._until(lambda: all(_settled(item) or _disputed(item) for item in self._items("statechannels")), "channels closed or disputed")
+        if not self._all_settled("statechannels"):
+            # Who dies all the time may keep a peer waiting for its signature until the peer goes to the chain.
+            self._passing(PERIOD, lambda: self._all_settled("statechannels"))
+        self._until(lambda: self._all_settled("taskassignments"), "every part is settled")
+        for name in names:
             self._reached(name, "Settled")
-        self._until(lambda: all(_settled(item) for kind in ("taskassignments", "statechannels") for item in self._items(kind)), "settled")
         self._all_go()
 
     def _silent(self) -> None:
@@ -119,7 +125,7 @@ class Points:
         self._until(lambda: any(item.get("status", {}).get("phase") == "Opening" for item in self._items("statechannels")), "one is alone")
         self._scale(REQUESTER, 0)
         self._passing(400, lambda: all(_has(item, "KeyRevoked") for item in self._items("taskassignments")))
-        self._passing(PERIOD, lambda: all(_settled(item) for item in self._items("statechannels")))
+        self._passing(PERIOD, lambda: self._all_settled("statechannels"))
         self._scale(away, 1)
         self._scale(REQUESTER, 1)
         self._reached("abandoned", "Settled")
@@ -176,8 +182,11 @@ class Points:
         raise progress.Failure("sixteen jumps of the chain's clock were not enough")
 
     def _close(self) -> None:
-        self._passing(PERIOD, lambda: all(_settled(item) for item in self._items("statechannels")))
+        self._passing(PERIOD, lambda: self._all_settled("statechannels"))
         self._all_go()
+
+    def _all_settled(self, kind: str) -> bool:
+        return all(map(_settled, self._items(kind)))
 
     def _all_go(self) -> None:
         leftovers.delete_all(self._stage)
@@ -201,6 +210,10 @@ def _has(item: dict[str, dict[str, object]], kind: str) -> bool:
 
 def _settled(item: dict[str, dict[str, object]]) -> bool:
     return _has(item, "Settled")
+
+
+def _disputed(item: dict[str, dict[str, object]]) -> bool:
+    return item.get("status", {}).get("phase") == "Disputed"
 
 
 def _paid(item: dict[str, dict[str, object]]) -> bool:
