@@ -70,7 +70,8 @@ def test_releases_upgraded_in_mid_task_change_nothing_for_it(stage: Stage, tmp_p
             upgrade(stage, stage.references)  # back again, while the program runs
         playing.reached(stage, "upgraded", "Settled")
         ledger = playing.ledger(stage, web3, first)
-        assert [transaction for transaction in ledger.transactions() if not transaction["ok"]] == []
+        # An operator that comes back may close a channel in the moment in which its peer, which waited, does so too.
+        assert {transaction["function"] for transaction in ledger.transactions() if not transaction["ok"]} <= {"close"}
         assert ledger.balances()["equation"]["holds"]
     assert "Failed" not in {kind for kind, c in playing.conditions(stage, "upgraded").items() if c["status"] == "True"}
     playing.forget(stage, "upgraded")
