@@ -55,6 +55,13 @@ def test_a_second_party_does_not_move_into_a_namespace(stage: Stage) -> None:
     assert "second" not in stage.cluster.run("helm", "list", "--all-namespaces", "--short").split()
 
 
+def test_sandboxes_are_not_left_behind_in_a_namespace_that_nobody_looks_at(stage: Stage) -> None:
+    values = install.values(SERVERS[0], stage.references, stage.contracts)
+    values["compute"] |= {"sandboxNamespace": "elsewhere"}
+    with pytest.raises(progress.Failure, match=f"sandboxNamespace was {SERVERS[0].name}-sandboxes and its sandboxes may still run"):
+        install.helm(stage.cluster, SERVERS[0].name, SERVERS[0].name, values)
+
+
 def test_releases_upgraded_in_mid_task_change_nothing_for_it(stage: Stage, tmp_path: pathlib.Path) -> None:
     newer = stage.references | {name: next_version(stage, name, tmp_path) for name in ("operator", "agent")}
     with chain.reachable(stage.cluster) as web3:
