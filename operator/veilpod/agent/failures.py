@@ -38,6 +38,11 @@ def failure_of(error: BaseException, phase: Phase) -> Failed:
     return Failed(code=reason if reason in FAILURES else _BY_PHASE.get(phase, "SandboxLost"), peer=peer)
 
 
+def of_its_own(ended: Exit) -> bool:
+    """Whether a program ended by itself, and not well."""
+    return not ended.success and ended.how not in _BY_ENDING
+
+
 def check_ending(ended: Exit) -> None:
     """Raise Refused with a code of the vocabulary when the program did not end with success."""
     if not ended.success:

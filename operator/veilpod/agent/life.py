@@ -34,6 +34,7 @@ from veilpod.ports import Onion, RendezvousPoint
 
 _BLIND_LOOKS = 3  # observations in a row in which a canary could not be looked at
 _PEER_SECONDS = 60.0  # for links to end after the program's deadline
+_MISSED_SECONDS = 5.0  # in which a peer that ended is missed, after its streams went
 _TROUBLE_SECONDS = 120.0  # so long after it was last met, a trouble with relays explains what did not happen in time
 
 log = logging.getLogger(__name__)
@@ -263,6 +264,8 @@ class Life:
         assert self.identity is not None
         ports, confined = self.configuration.get().spec.topology.ports, self.identity.statement.program_confined
         ended = await self._program.run(seconds=seconds, ports=ports, confined=confined, started=started)
+        if failures.of_its_own(ended) and self.peers is not None:
+            await self.peers.missed(seconds=_MISSED_SECONDS)  # whose fault it was: `_lost` is first then
         if self.state.phase is Phase.RUNNING and self.state.going:
             self._reach(Phase.EXITED)
         self._control.emit("exited", ended.document())

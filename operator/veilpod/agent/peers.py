@@ -58,6 +58,7 @@ class Peers:
         self._finishing = False
         self._leaving = False
         self._lost_peers: set[ServerIndex] = set()
+        self._missed = asyncio.Event()
         self._settled = asyncio.Event()
         self._ended = asyncio.Event()
 
@@ -91,6 +92,13 @@ class Peers:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._ended.wait()
+
+    async def missed(self, *, seconds: float) -> None:
+        """Wait a little for a peer to be lost: one that ends takes its streams along, and programs notice that first."""
+        if self._counts:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._missed.wait()
 
     def finish(self) -> None:
         """Our program has ended."""
@@ -137,6 +145,7 @@ class Peers:
             log.warning("peer.lost", extra={"peer": peer, "reason": type(error).__name__})
             self._lost_peers.add(peer)
             self._lost(peer)
+            self._missed.set()
         finally:
             if session is not None:
                 with contextlib.suppress(VeilpodError, OSError):

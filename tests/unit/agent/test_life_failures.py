@@ -215,6 +215,23 @@ async def test_a_peer_whose_operator_hands_over_late_is_waited_for(world: World,
         assert await sandbox.until("exited") == {"how": "Exited", "code": 0}
 
 
+async def test_a_program_that_fails_because_its_peer_ended_is_not_blamed_for_it(world: World) -> None:
+    objects = [sealed_object("north", b"n" * 1000), sealed_object("south", b"s" * 1000)]
+    await world.start(star(objects, port=free_port()))
+    for operator, item in zip(world.stores, objects, strict=True):
+        await serve_object(operator.service, item)
+    hub, lost, _ = world.sandboxes
+    await world.meet()
+    await world.deliver(objects)
+    await lost.until("inputs", count=2)
+    await hub.start_program("import os, sys; os.write(1, b'ready'); sys.exit(1)")
+    await hub.until("started")
+    await asyncio.sleep(1)  # streams are gone before their peer is missed
+    await lost.link.call("zeroise")
+    assert await hub.until("failed") == {"code": "PeerLost", "fatal": True, "peer": 1}
+    assert await hub.until("exited") == {"how": "Exited", "code": 1}
+
+
 @pytest.mark.parametrize("least", [1, 2])
 async def test_a_peer_that_vanishes_ends_the_task_only_if_too_few_are_left(world: World, least: int) -> None:
     objects = [sealed_object("north", b"n" * 1000), sealed_object("south", b"s" * 1000)]
