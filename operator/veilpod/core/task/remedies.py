@@ -14,7 +14,7 @@ FAILURES = {
     "InputTimeout": "an input did not arrive: is its Dataset Ready, are there enough relays, is deadlines.inputs long enough?",
     "MeetingTimeout": "the sandboxes did not all report in time: more relays, or a longer deadlines.inputs",
     "CeremonyTimeout": "a sandbox fell silent while the task key was made: apply the task again; if it repeats, leave that server out",
-    "CeremonyFault": "a sandbox lied while the task key was made, and the evidence names it: leave that server out",
+    "CeremonyFault": "a sandbox lied while the task key was made: save the evidence (`veilpod evidence fetch`), then leave that server out",
     "StatementRefused": "a sandbox's statement did not match: apply the task again; if it repeats, leave that server out",
     "TooFewRelays": "fewer relays have a fresh heartbeat than a circuit has hops: wait for them or start more (`veilpod node list`)",
     "NoDiversePath": "circuits need relays of different owners: `veilpod node list`, or onion.relays: InCluster for tests",
