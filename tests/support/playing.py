@@ -55,7 +55,7 @@ def reached(stage: Stage, name: str, *types: str) -> None:
 
 def until(condition: Callable[[], bool], what: str, *, timeout: float = PATIENCE) -> None:
     """Wait for something that kubectl cannot wait for."""
-    assert waiting.until(condition, timeout=timeout, every=0.5), f"not in {timeout:.0f} s: {what}"
+    assert waiting.until(condition, timeout=timeout, every=1), f"not in {timeout:.0f} s: {what}"
 
 
 def delete(stage: Stage, name: str) -> None:
